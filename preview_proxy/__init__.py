@@ -1,0 +1,45 @@
+"""Show sandbox previews on your own domain. See `PreviewProxy`."""
+
+from preview_proxy.core.models import Endpoint, Origin, Preview, Target
+from preview_proxy.core.policy import Limits, Policy
+from preview_proxy.core.secret import Secret
+from preview_proxy.errors import ConfigurationError, PreviewProxyError
+from preview_proxy.hosts import HostPattern, HostTable, Routed, Router, first_of
+from preview_proxy.jwt_sessions import JWTSession
+from preview_proxy.providers.base import Provider
+from preview_proxy.providers.nullspace import Nullspace
+from preview_proxy.providers.static import Static
+from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
+from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
+from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
+
+__all__ = [
+    "Authenticator",
+    "ConfigurationError",
+    "CookieSession",
+    "Embed",
+    "Endpoint",
+    "HostPattern",
+    "HostTable",
+    "JWTSession",
+    "Limits",
+    "MemoryTicketStore",
+    "Nullspace",
+    "Origin",
+    "Policy",
+    "Preview",
+    "PreviewProxy",
+    "PreviewProxyError",
+    "PreviewProxyMiddleware",
+    "Provider",
+    "Routed",
+    "Router",
+    "Secret",
+    "Session",
+    "StarletteSession",
+    "Static",
+    "Target",
+    "TicketStore",
+    "Tickets",
+    "first_of",
+]

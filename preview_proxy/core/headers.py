@@ -1,0 +1,149 @@
+"""Which header fields pass between the visitor and the sandbox, as tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from preview_proxy.core.cookies import TOKEN
+from preview_proxy.core.models import RawHeaders, Rejected
+
+# RFC 9110 §7.6.1: they speak of one connection, and a proxy has two.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+HOP_BY_HOP_PREFIXES = (b"proxy-",)
+
+# Written by us, or meaningless behind us.
+REQUEST_DROPPED = HOP_BY_HOP | {
+    b"content-length",
+    b"cookie",
+    b"expect",  # RFC 9110 §10.1.1: the server in front has answered it; forwarded, it stalls pooled connections
+    b"forwarded",
+    b"host",
+    b"referer",
+    b"remote-user",
+    b"true-client-ip",
+    b"via",
+    b"x-client-ip",
+    b"x-http-method-override",
+    b"x-middleware-subrequest",
+    b"x-real-ip",
+}
+# Names by which infrastructure states an identity: a sandbox must not receive them, nor a visitor forge them.
+REQUEST_DROPPED_PREFIXES = HOP_BY_HOP_PREFIXES + (
+    b"cf-",
+    b"ssl-client-",
+    b"tailscale-",
+    b"x-amzn-",
+    b"x-auth-request-",
+    b"x-client-cert",
+    b"x-envoy-",
+    b"x-forwarded-",
+    b"x-goog-iap-",
+    b"x-ms-client-principal",
+    b"x-original-",
+    b"x-pomerium-",
+    b"x-preview-proxy-",
+    b"x-rewrite-",
+)
+# Providers' own namespaces: credentials and instructions to their edges.
+PROVIDER_PREFIXES = (b"e2b-", b"x-bl-", b"x-blaxel-", b"x-daytona-", b"x-nullspace-", b"x-oc-")
+
+# RFC 6455 §11.3: the handshake of the other hop.
+HANDSHAKE_PREFIX = b"sec-websocket-"
+
+RESPONSE_DROPPED = HOP_BY_HOP | {
+    # facts about the public host that are not the sandbox's to state
+    b"accept-ch",
+    b"activate-storage-access",
+    b"alt-svc",
+    b"clear-site-data",
+    b"critical-ch",
+    b"expect-ct",
+    b"nel",
+    b"origin-agent-cluster",
+    b"report-to",
+    b"reporting-endpoints",
+    b"sec-session-registration",
+    b"secure-session-registration",
+    b"service-worker-allowed",
+    b"service-worker-navigation-preload",
+    b"set-login",
+    b"strict-transport-security",
+    # reports to addresses that the sandbox chose
+    b"content-security-policy-report-only",
+    # written by the ASGI server on this side; two of either confuse caches
+    b"date",
+    b"server",
+    # instructions to a web server in front of us
+    b"x-sendfile",
+    # decided by `frame-ancestors`
+    b"x-frame-options",
+}
+RESPONSE_DROPPED_PREFIXES = (
+    HOP_BY_HOP_PREFIXES + PROVIDER_PREFIXES + (b"public-key-pins", b"surrogate-", b"x-accel-", b"x-preview-proxy-")
+)
+
+# RFC 9110 §5.5: no control character but TAB.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# The spellings that some server or gateway reads as "-".
+_DASHES = bytes.maketrans(b"_. ", b"---")
+
+
+def nominated(headers: RawHeaders) -> frozenset[bytes]:
+    """The names that `Connection` declares hop-by-hop (RFC 9110 §7.6.1)."""
+    values = [value for name, value in headers if name == b"connection"]
+    if not values:
+        return frozenset()
+    return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
+
+
+def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:
+    """A test of whether a request field's name may go upstream, for one set of further private names.
+
+    A private name that ends in ``*`` stands for every name that starts so. The answer is remembered per name.
+    """
+    names = [name.lower().encode("latin-1") for name in private]
+    dropped = REQUEST_DROPPED | {name for name in names if not name.endswith(b"*")}
+    prefixes = REQUEST_DROPPED_PREFIXES + PROVIDER_PREFIXES + tuple(n[:-1] for n in names if n.endswith(b"*"))
+
+    @lru_cache(maxsize=4096)
+    def passes(name: bytes) -> bool:
+        if not name or b"_" in name or not TOKEN.issuperset(name):
+            return False
+        plain = name.lower().translate(_DASHES)
+        return plain not in dropped and not plain.startswith(prefixes)
+
+    return passes
+
+
+@lru_cache(maxsize=4096)
+def response_name_passes(name: bytes) -> bool:
+    """Whether a response field's name may go downstream."""
+    if name in RESPONSE_DROPPED or name.startswith(RESPONSE_DROPPED_PREFIXES):
+        return False
+    return not name.endswith(b"-cdn-cache-control") and name != b"cdn-cache-control"
+
+
+def end_to_end(headers: RawHeaders, passes: Callable[[bytes], bool]) -> list[tuple[bytes, bytes]]:
+    """The fields whose name passes and that `Connection` does not nominate, in order, bytes unchanged."""
+    hop = nominated(headers)
+    if hop:
+        return [(name, value) for name, value in headers if passes(name) and name not in hop]
+    return [(name, value) for name, value in headers if passes(name)]
+
+
+def check_values(headers: RawHeaders, code: str) -> None:
+    """Raise `Rejected(code)` if a value has a control character, which some parser would take for a line's end."""
+    if _CONTROL.search(b"".join([value for _, value in headers])):
+        raise Rejected(code, "a header value has a control character")

@@ -1,0 +1,178 @@
+"""The nouns of the project, as frozen dataclasses. `docs/explanation/life-of-a-request.md` shows where each is made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+from preview_proxy.core.secret import Secret
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+"""Header fields in the order received, names in lower case, duplicates kept."""
+
+# A host label of a preview may hold "_" although RFC 952 has none: machine ids such as `mch_a1b2` do,
+# and browsers, DNS and wildcard certificates all take it.
+HOST = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\Z"
+)
+MACHINE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?\Z")
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class Rejected(Exception):
+    """A message breaks a rule. `code` is a key of `preview_proxy.errors.CODES`; `detail` is for the log only."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One port of one machine.
+
+    `generation` counts how often its public host was given to something else: raise it and every ticket and
+    gate cookie issued before is void. Raises `ValueError` for a machine id or port that no host could carry.
+    """
+
+    machine: str
+    port: int
+    generation: int = 0
+
+    def __post_init__(self) -> None:
+        if not MACHINE.match(self.machine):
+            raise ValueError(
+                "machine must be 1 to 128 letters, digits, '.', '_' or '-', with a letter or digit at both ends"
+            )
+        if type(self.port) is not int or not 1 <= self.port <= 65535:
+            raise ValueError(f"port must be an integer from 1 to 65535, not {self.port!r}")
+
+    @property
+    def key(self) -> str:
+        """One string for the three fields, for claims and cache keys."""
+        return f"{self.machine}:{self.port}:{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A scheme, host and port compared as a whole (RFC 6454 §5). `str()` leaves a default port out."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Origin:
+        """Read ``scheme://host[:port]``; anything more or less raises `ValueError`."""
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise ValueError(f"{text!r} is not an origin such as 'https://app.example.com'") from None
+        host = parts.hostname or ""
+        scheme = parts.scheme
+        plain = f"{scheme}://{host}" + (f":{port}" if port is not None else "")
+        if scheme not in DEFAULT_PORTS or not HOST.match(host) or text.lower() != plain:
+            raise ValueError(f"{text!r} is not an origin such as 'https://app.example.com'")
+        return cls(scheme, host, port or DEFAULT_PORTS[scheme])
+
+    @property
+    def authority(self) -> str:
+        """``host`` or ``host:port``, as a `Host` header carries it."""
+        return self.host if self.port == DEFAULT_PORTS[self.scheme] else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the name can only mean this computer (RFC 6761 §6.3 for ``localhost``)."""
+        return self.host == "localhost" or self.host.endswith(".localhost") or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one transport of a target is served, and the credential headers that only this origin may see.
+
+    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target.
+    """
+
+    origin: Origin
+    base_path: bytes = b""
+    marker: bytes = b""
+    credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+
+    def leaks(self, text: bytes) -> bool:
+        """Whether `text` repeats one of the credentials."""
+        return any(secret.occurs_in(text) for _, secret in self.credentials)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A provider's answer for one preview: an endpoint for each transport, until `expires_at` (Unix seconds).
+
+    `id` names it in logs, and is no secret.
+    """
+
+    id: str
+    http: Endpoint | None
+    websocket: Endpoint | None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The request as it came, copied from the ASGI scope before anything awaits (servers append to theirs).
+
+    `authority` is the `Host` field, lower-cased, without trailing dot or default port.
+    `content_length` is None where the body is chunked or absent; `has_body` tells which.
+    """
+
+    kind: Literal["http", "websocket"]
+    method: str
+    scheme: str
+    http_version: str
+    authority: str
+    path: bytes
+    query: bytes
+    headers: RawHeaders
+    client: str | None
+    has_body: bool
+    content_length: int | None
+    subprotocols: tuple[str, ...] = ()
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Every value of a header field, in order."""
+        return [value for key, value in self.headers if key == name]
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """The request to send upstream. The credential is not in it: the transport adds that last."""
+
+    method: str
+    endpoint: Endpoint
+    target: bytes
+    headers: RawHeaders
+    has_body: bool
+    content_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The response head to send downstream. Without `has_body`, whatever upstream sends as a body is dropped."""
+
+    status: int
+    headers: RawHeaders
+    has_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """A WebSocket handshake that upstream accepted: what to accept downstream with."""
+
+    subprotocol: str | None
+    headers: RawHeaders

@@ -1,0 +1,212 @@
+"""What goes out, given what came in: three pure functions, `plan_request`, `plan_handshake` and `plan_response`.
+
+The order of their steps is a security property. Outwards: strip first, then add what is ours; the credential is
+added later still, by the transport. On the way back: rewrite, then strip last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, is_token, rewrite_set_cookie
+from preview_proxy.core.headers import (
+    HANDSHAKE_PREFIX,
+    check_values,
+    end_to_end,
+    request_filter,
+    response_name_passes,
+)
+from preview_proxy.core.models import Accept, Endpoint, Inbound, Origin, Outbound, Preview, RawHeaders, Rejected, Reply
+from preview_proxy.core.policy import Limits, Policy
+from preview_proxy.core.urls import request_target, rewrite_link, rewrite_refresh, rewrite_url
+from preview_proxy.core.websocket import check_handshake, offered_subprotocols
+
+# RFC 9110 §6.4.1 and §15.3.6: responses that have no content whatever upstream sends after the head.
+_BODILESS = frozenset({204, 205, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The operator's policy, compiled once."""
+
+    passes: Callable[[bytes], bool]
+    cookies: ReservedCookies
+    frame_ancestors: bytes
+    embedded: bool
+    limits: Limits
+
+
+def compile_rules(policy: Policy, *, cookies: Iterable[str], headers: Iterable[str], embedders: Iterable[str]) -> Rules:
+    """Rules for a policy, the cookies and headers that the customer's session is read from, and who may frame."""
+    frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
+    return Rules(
+        passes=request_filter([*policy.private_headers, *headers]),
+        cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
+        frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
+        embedded=bool(frames),
+        limits=policy.limits,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The two ends of one relay: the public origin of a preview, and the endpoint that serves it."""
+
+    preview: Preview
+    public: Origin
+    endpoint: Endpoint
+
+
+def plan_request(inbound: Inbound, route: Route, rules: Rules) -> Outbound:
+    """The HTTP request for upstream. Raises `Rejected`."""
+    headers = _request_headers(inbound, route, rules)
+    if inbound.content_length is not None:
+        headers.append((b"content-length", b"%d" % inbound.content_length))
+    elif inbound.has_body:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return _outbound(inbound, route, headers)
+
+
+def plan_handshake(inbound: Inbound, route: Route, rules: Rules, key: bytes) -> Outbound:
+    """The WebSocket handshake for upstream, with our own `key` and no extension (RFC 6455 §4.1). Raises `Rejected`."""
+    headers = [pair for pair in _request_headers(inbound, route, rules) if not pair[0].startswith(HANDSHAKE_PREFIX)]
+    headers += [
+        (b"connection", b"Upgrade"),
+        (b"upgrade", b"websocket"),
+        (b"sec-websocket-version", b"13"),
+        (b"sec-websocket-key", key),
+    ]
+    if offer := offered_subprotocols(inbound.subprotocols):
+        headers.append((b"sec-websocket-protocol", offer))
+    return _outbound(inbound, route, headers)
+
+
+def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]) -> Outbound:
+    return Outbound(
+        method=inbound.method,
+        endpoint=route.endpoint,
+        target=request_target(inbound.path, inbound.query, route.endpoint),
+        headers=tuple(headers),
+        has_body=inbound.has_body,
+        content_length=inbound.content_length,
+    )
+
+
+def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
+    headers = [(b"host", route.endpoint.origin.authority.encode())]
+    headers += end_to_end(inbound.headers, rules.passes)
+    if cookies := filter_cookies(inbound.values(b"cookie"), rules.cookies):
+        headers.append((b"cookie", cookies))
+    for referer in inbound.values(b"referer")[:1]:
+        headers += [(b"referer", kept) for kept in _referer(referer, route.public)]
+    headers.append((b"x-forwarded-host", route.public.authority.encode()))
+    headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
+    if inbound.client:
+        headers.append((b"x-forwarded-for", inbound.client.encode("latin-1", "replace")))
+    return headers
+
+
+def _referer(value: bytes, public: Origin) -> list[bytes]:
+    """The preview's own pages whole; of another site's only the origin, for its queries are not ours to tell."""
+    own = str(public).encode()
+    if value == own or value.startswith(own + b"/"):
+        return [value]
+    scheme, separator, rest = value.partition(b"://")
+    try:
+        origin = Origin.parse((scheme + separator + rest.partition(b"/")[0].partition(b"?")[0]).decode("latin-1"))
+    except ValueError:
+        return []
+    return [str(origin).encode() + b"/"]
+
+
+def plan_response(method: str, status: int, headers: RawHeaders, route: Route, rules: Rules) -> Reply:
+    """The response head for the browser. Raises `Rejected("upstream_protocol_error")` for one that must not go out."""
+    if not 200 <= status <= 599:
+        raise Rejected("upstream_protocol_error", f"status {status}")
+    has_body = method != "HEAD" and status not in _BODILESS
+    kept = _response_headers(headers, route, rules)
+    if status in _BODILESS or any(name == b"transfer-encoding" for name, _ in headers):
+        kept = [pair for pair in kept if pair[0] != b"content-length"]
+    kept.append((b"content-security-policy", rules.frame_ancestors))
+    return Reply(status, tuple(kept), has_body)
+
+
+def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route, rules: Rules) -> Accept:
+    """What to accept the visitor's WebSocket with, after upstream's 101. Raises `Rejected`."""
+    subprotocol = check_handshake(headers, key, inbound.subprotocols)
+    kept = _response_headers(headers, route, rules)
+    return Accept(subprotocol, tuple(pair for pair in kept if not pair[0].startswith(HANDSHAKE_PREFIX)))
+
+
+def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
+    _check_head(headers, rules.limits)
+    kept = []
+    cookies = 0
+    for name, value in end_to_end(headers, response_name_passes):
+        if name == b"set-cookie":
+            cookies += 1
+            if cookies > MAX_SET_COOKIES:
+                continue
+        rewrite = _REWRITES.get(name)
+        changed = rewrite(value, route, rules) if rewrite else value
+        if changed is not None and not route.endpoint.leaks(changed):
+            kept.append((name, changed))
+    return kept
+
+
+def _check_head(headers: RawHeaders, limits: Limits) -> None:
+    """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
+    size = sum([len(name) + len(value) for name, value in headers])
+    if len(headers) > limits.response_header_count or size > limits.response_header_bytes:
+        raise Rejected("upstream_protocol_error", f"{len(headers)} header fields, {size} bytes")
+    if not all(is_token(name) for name, _ in headers):
+        raise Rejected("upstream_protocol_error", "a header name is no token")
+    check_values(headers, "upstream_protocol_error")
+
+
+def _url(value: bytes, route: Route, rules: Rules) -> bytes | None:
+    return rewrite_url(value, route.endpoint.origin, route.public, route.preview.port)
+
+
+def _link(value: bytes, route: Route, rules: Rules) -> bytes | None:
+    return rewrite_link(value, route.endpoint.origin, route.public, route.preview.port)
+
+
+def _refresh(value: bytes, route: Route, rules: Rules) -> bytes | None:
+    return rewrite_refresh(value, route.endpoint.origin, route.public, route.preview.port)
+
+
+def _allow_origin(value: bytes, route: Route, rules: Rules) -> bytes | None:
+    own = value.strip(b" \t").lower() == str(route.endpoint.origin).encode()
+    return str(route.public).encode() if own else value
+
+
+def _set_cookie(value: bytes, route: Route, rules: Rules) -> bytes | None:
+    secure = route.public.scheme == "https" or route.public.is_loopback
+    return rewrite_set_cookie(value, rules.cookies, embedded=rules.embedded, secure=secure)
+
+
+def _content_security_policy(value: bytes, route: Route, rules: Rules) -> bytes | None:
+    """The sandbox's policies without `frame-ancestors`, which is the operator's to say (CSP 3 §6.4.2)."""
+    policies = [_without_frame_ancestors(policy) for policy in value.split(b",")]
+    return b", ".join([policy for policy in policies if policy]) or None
+
+
+def _without_frame_ancestors(policy: bytes) -> bytes:
+    directives = [directive.strip() for directive in policy.split(b";")]
+    kept = [d for d in directives if d and d.split(None, 1)[0].lower() != b"frame-ancestors"]
+    return b"; ".join(kept)
+
+
+_REWRITES: dict[bytes, Callable[[bytes, Route, Rules], bytes | None]] = {
+    b"access-control-allow-origin": _allow_origin,
+    b"content-location": _url,
+    b"content-security-policy": _content_security_policy,
+    b"link": _link,
+    b"location": _url,
+    b"refresh": _refresh,
+    b"set-cookie": _set_cookie,
+    b"sourcemap": _url,
+    b"x-sourcemap": _url,
+}

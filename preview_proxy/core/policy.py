@@ -1,0 +1,51 @@
+"""What the operator may choose. Every default is the safe one, and works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from preview_proxy.core.models import Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what a visitor or an upstream may make us hold. Sizes in bytes, times in seconds."""
+
+    header_count: int = 100
+    header_bytes: int = 32 * 1024
+    path_bytes: int = 8 * 1024
+    query_bytes: int = 16 * 1024
+    body_bytes: int | None = None
+    response_header_count: int = 128
+    response_header_bytes: int = 64 * 1024
+    message_bytes: int = 4 * 1024 * 1024
+    connect_timeout: float = 5.0
+    head_timeout: float = 60.0
+    idle_timeout: float = 120.0
+    write_timeout: float = 30.0
+    check_timeout: float = 2.0
+    drain_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"Limits.{name} must be greater than 0, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is kept from the sandbox, and who may frame its pages.
+
+    `private_headers` and `private_cookies` are further names to withhold from upstream; a trailing ``*`` in a
+    header name stands for any ending. `embedders` are the origins whose pages may frame a preview.
+    """
+
+    private_headers: tuple[str, ...] = ()
+    private_cookies: tuple[str, ...] = ()
+    embedders: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for embedder in self.embedders:
+            Origin.parse(embedder)

@@ -1,0 +1,79 @@
+"""Who may pass: the same code for every request and every WebSocket.
+
+Gate cookie or the customer's own session → subject → the customer's `authorize`. Whatever raises, hangs or answers
+nonsense counts as no. Nothing is spent upstream before this has said yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+from preview_proxy.checks import check
+from preview_proxy.core.cookies import cookie_values
+from preview_proxy.core.cross_site import check_origin
+from preview_proxy.core.models import Inbound, Preview
+from preview_proxy.errors import BadRequest, CheckFailed, ConfigurationError, NotFound, Unauthorized
+from preview_proxy.hosts import Routed
+from preview_proxy.sessions import Authenticator, Session, authenticate, ensure_async
+from preview_proxy.tickets import Tickets, gate_cookie_name
+
+Authorize = Callable[[str, Preview], Awaitable[bool]]
+"""The customer's decision: may this subject see this preview?"""
+
+
+class Gate:
+    """Admits visitors. Without `tickets` and without `session` nobody could pass, so one of them is required."""
+
+    def __init__(
+        self, *, authorize: Authorize, tickets: Tickets | None, session: Authenticator | None, timeout: float
+    ) -> None:
+        if tickets is None and session is None:
+            raise ConfigurationError("give tickets=Tickets(...), session=..., or both: nobody could pass otherwise")
+        ensure_async(authorize, "authorize")
+        if session is not None:
+            ensure_async(session, "session")
+        self._authorize = authorize
+        self._tickets = tickets
+        self._session = session
+        self._timeout = timeout
+        # a token in a header is sent on purpose; cookies, and whatever a plain function reads, by any page that asks
+        self._ambient = bool(getattr(session, "cookies", True))
+
+    async def admit(self, scope: Mapping[str, Any], inbound: Inbound, routed: Routed) -> Session:
+        """The visitor's session. Raises `Unauthorized`, `NotFound`, `CheckFailed`, or `Rejected` if cross-site."""
+        session, ambient = self._by_gate(inbound, routed), True
+        if session is None and self._session is not None:
+            connection = HTTPConnection({**scope, "headers": list(inbound.headers)})
+            session, ambient = await authenticate(self._session, connection, timeout=self._timeout), self._ambient
+        if session is None:
+            raise Unauthorized(detail="no session")
+        if ambient:
+            check_origin(inbound, routed.public)
+        await self.authorize(session.subject, routed.preview)
+        return session
+
+    def _by_gate(self, inbound: Inbound, routed: Routed) -> Session | None:
+        """The session of the gate cookie. A second cookie of the name may be planted: only what verifies counts."""
+        if self._tickets is None:
+            return None
+        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))
+        read = (self._tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values)
+        sessions = [session for session in read if session is not None]
+        if len({session.subject for session in sessions}) > 1:
+            raise BadRequest("bad_header", detail="gate cookies of several subjects")
+        return sessions[0] if sessions else None
+
+    def has_gate(self, inbound: Inbound, routed: Routed) -> bool:
+        """Whether the gate cookie has arrived and holds."""
+        return self._by_gate(inbound, routed) is not None
+
+    async def authorize(self, subject: str, preview: Preview) -> None:
+        """Raise `NotFound` unless the customer's `authorize` answers exactly True."""
+        allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
+        if allowed is False:
+            raise NotFound(detail="authorize said no")
+        if allowed is not True:
+            raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")

@@ -1,0 +1,47 @@
+"""The target of one relay, and what to do when the provider's edge refuses it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from preview_proxy.core.models import RawHeaders, Target
+from preview_proxy.core.plan import Route
+from preview_proxy.errors import NotFound, PreviewProxyError
+from preview_proxy.hosts import Routed
+from preview_proxy.providers.base import Provider, SupportsExplainError
+from preview_proxy.providers.cache import TargetCache
+
+# What a new credential cures. A preview can forge these answers, so the cache bounds how often one is minted.
+RENEWABLE = frozenset({"preview_proxy_token_expired", "preview_proxy_token_revoked", "preview_proxy_token_invalid"})
+
+
+class TargetLease:
+    """Resolves a preview's endpoint for one transport, and renews it once if the edge says that it ran out."""
+
+    def __init__(
+        self, kind: Literal["http", "websocket"], routed: Routed, cache: TargetCache, provider: Provider
+    ) -> None:
+        self._kind = kind
+        self._routed = routed
+        self._cache = cache
+        self._explainer = provider if isinstance(provider, SupportsExplainError) else None
+        self._target: Target | None = None
+
+    async def route(self) -> Route:
+        """Raises `ProviderError` where the provider fails, `NotFound` where the target has no such transport."""
+        self._target = await self._cache.get(self._routed.preview)
+        endpoint = self._target.http if self._kind == "http" else self._target.websocket
+        if endpoint is None:
+            raise NotFound(detail=f"the target has no {self._kind} endpoint")
+        return Route(self._routed.preview, self._routed.public, endpoint)
+
+    def may_explain(self, status: int, headers: RawHeaders) -> bool:
+        return self._explainer is not None and self._explainer.may_explain(status, headers)
+
+    def explain(self, status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError | None:
+        return self._explainer.explain_error(status, headers, body) if self._explainer else None
+
+    def renew(self, error: PreviewProxyError) -> bool:
+        if error.code not in RENEWABLE or self._target is None:
+            return False
+        return self._cache.reject(self._routed.preview, self._target)

@@ -1,0 +1,1 @@
+"""One file per provider; `base.py` says what one is."""

@@ -1,0 +1,216 @@
+"""`PreviewProxy`, an ASGI app, and `PreviewProxyMiddleware`, which puts it in front of another.
+
+`PreviewProxy.serve` is the table of contents of the project: each of its lines is a module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import httpx
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from preview_proxy.checks import check
+from preview_proxy.core.models import Origin, Preview, Rejected
+from preview_proxy.core.plan import compile_rules
+from preview_proxy.core.policy import Policy
+from preview_proxy.core.snapshot import host_field, parse_authority, snapshot
+from preview_proxy.endpoints import Endpoints, is_ours
+from preview_proxy.errors import ConfigurationError, Misdirected, PreviewProxyError
+from preview_proxy.gate import Authorize, Gate
+from preview_proxy.hosts import Routed, Router
+from preview_proxy.lease import TargetLease
+from preview_proxy.live import LiveRelays
+from preview_proxy.providers.base import Provider
+from preview_proxy.providers.cache import TargetCache
+from preview_proxy.sessions import Authenticator, Session
+from preview_proxy.tickets import Tickets
+from preview_proxy.transports.relay_http import relay_http
+from preview_proxy.transports.relay_websocket import relay_websocket
+from preview_proxy.transports.upstream import CredentialTransport, default_transport
+from preview_proxy.visit import Visit
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """What the embedding page needs: spend `ticket` at `origin`, then show `origin` + `path` in a frame."""
+
+    origin: str
+    ticket: str = field(repr=False)
+    path: str = "/"
+
+
+class PreviewProxy:
+    """Shows sandbox previews on the customer's own hosts.
+
+    `router` turns a host into a preview; `provider` says where it is served; `authorize(subject, preview)` decides.
+    Visitors are known by `tickets` (previews on a domain of their own), by `session` (the customer's own cookie or
+    token reaches the previews), or both. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
+
+    Raises `ConfigurationError` for what could not work.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        provider: Provider,
+        authorize: Authorize,
+        tickets: Tickets | None = None,
+        session: Authenticator | None = None,
+        policy: Policy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        policy = policy or Policy()
+        self._router = router
+        self._provider = provider
+        self._tickets = tickets
+        self._limits = policy.limits
+        self._gate = Gate(authorize=authorize, tickets=tickets, session=session, timeout=self._limits.check_timeout)
+        self._endpoints = Endpoints(self._gate, tickets)
+        self._rules = compile_rules(
+            policy,
+            cookies=getattr(session, "cookies", ()),
+            headers=getattr(session, "headers", ()),
+            embedders=tickets.embedders if tickets else (),
+        )
+        self._targets = TargetCache(provider, timeout=self._limits.head_timeout)
+        self._transport = CredentialTransport(transport or default_transport())
+        self._live = LiveRelays()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve as an app of its own: a host that is no preview's is refused with 421."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await self.serve(scope, receive, send, None)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp | None) -> None:
+        """Answer an ``http`` or ``websocket`` scope of a preview's host; hand any other to `app`, untouched."""
+        visit = Visit(scope, receive, send, self._rules.frame_ancestors)
+        found = await visit.attempt(self._find(visit, app))
+        if found is not None:
+            await visit.attempt(self._show(visit, *found))
+        elif app is not None and not visit.refused:
+            await app(scope, receive, send)
+
+    async def _find(self, visit: Visit, app: ASGIApp | None) -> tuple[Routed, str] | None:
+        """The preview that the host shows, and the host. None leaves the request to `app`."""
+        value = host_field(visit.headers)
+        authority = parse_authority(value, visit.scope.get("scheme", "http"))
+        if authority is not None:
+            routed = await check(self._router(authority), timeout=self._limits.check_timeout, what="the router")
+            if routed is not None:
+                return routed, authority
+        elif self._router.claims(value):
+            raise Rejected("bad_host", "not a host name")
+        if app is None:
+            raise Misdirected(detail="a host that is no preview's")
+        return None
+
+    async def _show(self, visit: Visit, routed: Routed, authority: str) -> None:
+        await visit.connected()
+        inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
+        if is_ours(inbound.path):
+            return await self._endpoints(inbound, routed, visit.receive, visit.send)
+        await self._gate.admit(visit.scope, inbound, routed)
+        lease = TargetLease(inbound.kind, routed, self._targets, self._provider)
+        with self._live.relay(inbound.kind):
+            if inbound.kind == "http":
+                await relay_http(inbound, lease, self._rules, self._transport, visit.receive, visit.send)
+            else:
+                await relay_websocket(
+                    inbound, lease, self._rules, self._transport, visit.receive, visit.send, can_deny=visit.can_deny
+                )
+
+    async def ticket(
+        self,
+        preview: Preview,
+        *,
+        subject: str,
+        session_ref: str = "",
+        expires_at: float | None = None,
+        host: str | None = None,
+        embedder: str | None = None,
+        path: str = "/",
+    ) -> Embed:
+        """A one-time ticket with which the embedding page opens `preview` for `subject`, the signed-in user.
+
+        Call it from a route that has checked the customer's own session. `session_ref` and `expires_at` (Unix
+        seconds) tie the gate to that login. `host` chooses one of several public hosts, and is needed where the
+        router cannot tell. `path` is where the frame starts.
+
+        Raises Starlette's `HTTPException`: 404 where `authorize` says no, 503 where it does not answer. Raises
+        `ValueError` for a preview without a public host, or an unknown embedder.
+        """
+        if self._tickets is None:
+            raise ConfigurationError("give PreviewProxy tickets=Tickets(...) to issue tickets")
+        if not path.startswith("/") or path.startswith(("//", "/\\")):
+            raise ValueError(f"path must start with one '/', not {path!r}")
+        origin = await self._public_origin(preview, host)
+        session = Session(subject, session_ref, expires_at)
+        ticket = self._tickets.issue(origin=origin, preview=preview, session=session, embedder=embedder)
+        failure: PreviewProxyError | None = None
+        try:
+            await self._gate.authorize(subject, preview)
+        except PreviewProxyError as error:
+            failure = error
+        if failure is not None:
+            raise HTTPException(failure.status, failure.row.message)
+        return Embed(str(origin), ticket, path)
+
+    async def _public_origin(self, preview: Preview, host: str | None) -> Origin:
+        if host is not None:
+            routed = await self._router(host)
+            if routed is None or routed.preview != preview:
+                raise ValueError(f"{host!r} does not show {preview}")
+            return routed.public
+        origin = self._router.host_for(preview)
+        if origin is None:
+            raise ValueError(f"the router has no host for {preview}; pass host=")
+        return origin
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.aclose()
+                return await send({"type": "lifespan.shutdown.complete"})
+
+    async def aclose(self) -> None:
+        """End live relays and close connections: sockets with 1012 at once, requests after `drain_timeout` seconds.
+
+        The middleware and the app do this at shutdown; call it yourself where the proxy is mounted by `Host(...)`,
+        since Starlette does not pass the lifespan to mounted apps.
+        """
+        await self._live.drain(self._limits.drain_timeout)
+        await self._transport.aclose()
+        close = getattr(self._provider, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class PreviewProxyMiddleware:
+    """Puts a `PreviewProxy` in front of an app. Add it last, so that it is the outermost middleware.
+
+    Requests for a preview's host never reach the app; all others reach it untouched.
+    """
+
+    def __init__(self, app: ASGIApp, proxy: PreviewProxy) -> None:
+        self._app = app
+        self._proxy = proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            return await self._proxy.serve(scope, receive, send, self._app)
+
+        async def receive_and_close() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self._proxy.aclose()
+            return message
+
+        await self._app(scope, receive_and_close, send)

@@ -1,0 +1,1 @@
+"""I/O without policy: requests and WebSockets over an `httpx.AsyncBaseTransport`."""
