@@ -33,8 +33,6 @@ RETRY_AFTER = 5.0
 # negative cache: one per `kid` would be memory for strangers to fill, and could hold up a new key for longer.
 UNKNOWN_KID_PAUSE = 30.0
 
-KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
-
 Keys = dict[tuple[str, str], jwt.PyJWK]
 """By `kid` and algorithm."""
 
@@ -75,7 +73,7 @@ class JWKS:
             return None
         await self._freshen()
         if (kid, algorithm) not in self._keys:
-            await self._fetched_again(UNKNOWN_KID_PAUSE)
+            await self._refetch(UNKNOWN_KID_PAUSE)
         return self._keys.get((kid, algorithm))
 
     async def _freshen(self) -> None:
@@ -85,11 +83,11 @@ class JWKS:
         if age < TTL or (age < STALE_LIMIT and self._failure):
             await self._begin(UNKNOWN_KID_PAUSE)
             return
-        await self._fetched_again(RETRY_AFTER)
+        await self._refetch(RETRY_AFTER)
         if self._clock() - self._fetched >= STALE_LIMIT:
             raise CheckFailed(detail=f"no JWKS: {self._failure}")
 
-    async def _fetched_again(self, pause: float) -> None:
+    async def _refetch(self, pause: float) -> None:
         await self._begin(pause)
         if self._under_way is not None:
             await self._under_way.wait()
@@ -177,7 +175,6 @@ def _key(entry: Any, algorithm: str) -> jwt.PyJWK | None:
 def _serves(entry: dict[str, Any], algorithm: str) -> bool:
     return (
         isinstance(entry["kid"], str)
-        and entry["kty"] == KEY_TYPES[algorithm[:2]]
         and entry.get("alg", algorithm) == algorithm
         and entry.get("use", "sig") == "sig"
         and "verify" in entry.get("key_ops", ["verify"])

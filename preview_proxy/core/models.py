@@ -18,6 +18,7 @@ HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\Z"
 )
 MACHINE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?\Z")
+LOOPBACK = re.compile(r"127(?:\.[0-9]{1,3}){3}\Z")
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -86,8 +87,8 @@ class Origin:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the name can only mean this computer (RFC 6761 §6.3 for ``localhost``)."""
-        return self.host == "localhost" or self.host.endswith(".localhost") or self.host.startswith("127.")
+        """Whether the name can only mean this computer (RFC 6761 §6.3 for ``localhost``, RFC 1122 §3.2.1.3)."""
+        return self.host == "localhost" or self.host.endswith(".localhost") or LOOPBACK.match(self.host) is not None
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"

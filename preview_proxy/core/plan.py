@@ -95,7 +95,8 @@ def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]
 
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
     headers = [(b"host", route.endpoint.origin.authority.encode())]
-    headers += end_to_end(inbound.headers, rules.passes)
+    ours = {name for name, _ in route.endpoint.credentials}
+    headers += [pair for pair in end_to_end(inbound.headers, rules.passes) if pair[0] not in ours]
     if cookies := filter_cookies(inbound.values(b"cookie"), rules.cookies):
         headers.append((b"cookie", cookies))
     for referer in inbound.values(b"referer")[:1]:

@@ -1,0 +1,332 @@
+"""Nullspace: mints preview proxy targets, through its HTTP API or its own SDK, and reads its edge's errors.
+
+    POST {base_url}/v1/machines/{id}/ports/{port}/preview-proxy-target   ->   Target
+
+A target has two tokens, one for HTTP and one for WebSocket handshakes, which the edge takes in one header. Nothing
+here raises while a token is in reach: steps return a failure instead, and `Nullspace.resolve` raises it, because
+a traceback keeps every frame that its exception passed, with the locals in them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+import anyio
+import httpx
+
+from preview_proxy.core.models import HOST, Endpoint, Preview, RawHeaders, Target
+from preview_proxy.core.secret import Secret
+from preview_proxy.errors import ConfigurationError, PortNotAllowed, PreviewProxyError, ProviderError
+from preview_proxy.providers.base import endpoint_from_url
+from preview_proxy.providers.nullspace_errors import api_error, edge_error, json_object, may_be_edge_error, sdk_error
+
+if TYPE_CHECKING:
+    from nullspace.client import AsyncNullspaceClient
+
+T = TypeVar("T")
+Answer = Mapping[str, object]
+
+TOKEN_HEADER = "x-nullspace-preview-proxy-token"  # noqa: S105 - a name, not a value
+TRAFFIC_HEADER = "x-nullspace-traffic-access-token"
+
+# SSH and the desktop belong to the platform.
+RESERVED_PORTS = frozenset({22, *range(5900, 6000)})
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer of the API."""
+
+
+class Nullspace:
+    """Previews of Nullspace machines.
+
+    Give either an `api_key`, which needs nothing but httpx, or a `client` of the Nullspace SDK that you already hold
+    (``pip install preview-proxy[nullspace]``). A client stays yours to close, and follows its own proxy settings.
+
+    `base_url` is the API's address; by default ``NULLSPACE_API_URL`` or ``NULLSPACE_BASE_URL`` of the environment.
+    `expires_in` is a target's lifetime in seconds, 60 to 86400; None leaves it to the deployment.
+    `traffic_tokens` are for machines that refuse public traffic: one token for all, or a mapping from machine id,
+    read anew for each target. `domains` are the names under which the edge is, at port 443.
+    `allow_insecure_loopback` admits plain HTTP to hosts that are loopback by name, for tests and emulators.
+    `transport` sends the API's requests (an egress proxy, a private certificate authority) and is closed with this
+    provider; the default ignores the environment's proxy variables. `timeout` (seconds) bounds each call as a whole.
+
+    Raises `ConfigurationError` for anything in these that could not work.
+    """
+
+    def __init__(
+        self,
+        api_key: str | Secret | None = None,
+        *,
+        client: AsyncNullspaceClient | None = None,
+        base_url: str | None = None,
+        expires_in: int | None = 900,
+        traffic_tokens: str | Mapping[str, str] | None = None,
+        domains: Sequence[str] = ("nullspace.dev",),
+        allow_insecure_loopback: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        if (api_key is None) == (client is None):
+            raise ConfigurationError("give Nullspace either an api_key or a client of its SDK")
+        if client is not None and (base_url is not None or transport is not None):
+            raise ConfigurationError("base_url and transport are for an api_key: the client has its own")
+        if expires_in is not None and not 60 <= expires_in <= 86_400:
+            raise ConfigurationError("expires_in must be 60 to 86400 seconds, or None for the deployment's default")
+        if not timeout > 0:
+            raise ConfigurationError("timeout must be greater than 0 seconds")
+        url = client.base_url if client is not None else base_url or _base_url_of_environment()
+        self._api = _configured("base_url", lambda: _api_endpoint(url, allow_insecure_loopback))
+        self._domains = _configured("domains", lambda: _checked_domains(domains))
+        self._traffic_token = _configured("traffic_tokens", lambda: _traffic_lookup(traffic_tokens))
+        self._allow_insecure_loopback = allow_insecure_loopback
+        self._mint: _HttpMint | _SdkMint
+        if client is not None:
+            self._mint = _SdkMint(client, expires_in, timeout)
+        else:
+            key = api_key if isinstance(api_key, Secret) else _configured("api_key", lambda: Secret(str(api_key)))
+            self._mint = _HttpMint(self._api, key, expires_in, timeout, transport)
+
+    async def resolve(self, preview: Preview) -> Target:
+        """Mint a target. Raises `PortNotAllowed`, `NotFound`, `MachineUnavailable` or `ProviderError`."""
+        if preview.port in RESERVED_PORTS:
+            raise PortNotAllowed(detail=f"port {preview.port} is the platform's own")
+        outcome = await self._resolve(preview)
+        if isinstance(outcome, PreviewProxyError):
+            raise outcome
+        return outcome
+
+    async def _resolve(self, preview: Preview) -> Target | PreviewProxyError:
+        answer = await self._mint(preview)
+        if isinstance(answer, PreviewProxyError):
+            return answer
+        try:
+            return self._target(answer, preview)
+        except ValueError as error:
+            return ProviderError(detail=f"the API's answer cannot be used: {error}")
+
+    def _target(self, answer: Answer, preview: Preview) -> Target:
+        """The answer as a target. Raises `ValueError` if a part that we use is amiss; other parts may change."""
+        if answer.get("machine_id") != preview.machine or answer.get("port") != preview.port:
+            raise ValueError("it is for another preview")
+        if answer.get("token_transport") != "header" or answer.get("token_header_name") != TOKEN_HEADER:
+            raise ValueError(f"its tokens are not for the header {TOKEN_HEADER}")
+        traffic = self._traffic_credential(answer, preview.machine)
+        http = self._endpoint(answer, "http", traffic)
+        websocket = self._endpoint(answer, "websocket", traffic)
+        if http is None and websocket is None:
+            raise ValueError("it has no URL")
+        return Target(_grant_id(answer), http, websocket, _unix_seconds(answer.get("expires_at")))
+
+    def _endpoint(self, answer: Answer, kind: str, traffic: list[tuple[bytes, Secret]]) -> Endpoint | None:
+        url, token = answer.get(f"{kind}_url"), answer.get(f"{kind}_token")
+        if url is None and token is None:
+            return None
+        if not isinstance(url, str) or not isinstance(token, str):
+            raise ValueError(f"{kind}_url and {kind}_token are not both strings")
+        return endpoint_from_url(
+            url,
+            [(TOKEN_HEADER.encode(), Secret(token)), *traffic],
+            domains=self._domains,
+            allow_insecure_loopback=self._allow_insecure_loopback,
+        )
+
+    def _traffic_credential(self, answer: Answer, machine: str) -> list[tuple[bytes, Secret]]:
+        required = answer.get("traffic_access_required")
+        if required is None or required is False:
+            return []
+        name = answer.get("traffic_access_header_name") or TRAFFIC_HEADER
+        # Nullspace's own namespace only: what a visitor sends in it never goes upstream.
+        if not isinstance(name, str) or not re.fullmatch(r"x-nullspace-[a-z0-9-]{1,64}", name) or name == TOKEN_HEADER:
+            raise ValueError("traffic_access_header_name is not one of Nullspace's")
+        secret = self._traffic_token(machine)
+        if secret is None:
+            raise ValueError(
+                "the machine refuses public traffic: give Nullspace(traffic_tokens={machine id: token}) the "
+                "traffic_access_token that came with the machine's creation"
+            )
+        return [(name.encode(), secret)]
+
+    def may_explain(self, status: int, headers: RawHeaders) -> bool:
+        """Whether the head is that of a small, plain JSON body, with a status that the edge's own errors have."""
+        return may_be_edge_error(status, headers)
+
+    def explain_error(self, status: int, headers: RawHeaders, body: bytes) -> ProviderError | None:
+        """The edge's error, told by its documented code; None for every other body, which is then the app's."""
+        return edge_error(status, headers, body)
+
+    async def aclose(self) -> None:
+        """Close the connections to the API."""
+        await self._mint.aclose()
+
+    def __repr__(self) -> str:
+        return f"Nullspace({str(self._api.origin)!r})"
+
+
+class _HttpMint:
+    """The API by HTTP, one request per call."""
+
+    def __init__(
+        self,
+        api: Endpoint,
+        key: Secret,
+        expires_in: int | None,
+        timeout: float,
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self._base_url = f"{api.origin}{api.base_path.decode()}"
+        self._key = key
+        self._body = b"{}" if expires_in is None else b'{"expires_in_seconds":%d}' % expires_in
+        self._timeout = timeout
+        self._transport = transport
+
+    async def __call__(self, preview: Preview) -> Answer | PreviewProxyError:
+        try:
+            with anyio.fail_after(self._timeout):
+                return await self._post(preview)
+        except (TimeoutError, httpx.TimeoutException):
+            return _timed_out(self._timeout)
+        except Exception as error:
+            return ProviderError(detail=f"the API could not be reached: {type(error).__name__}")
+
+    async def _post(self, preview: Preview) -> Answer | PreviewProxyError:
+        if self._transport is None:
+            # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+            self._transport = httpx.AsyncHTTPTransport(trust_env=False, retries=0, limits=limits)
+        response = await self._transport.handle_async_request(self._request(preview))
+        try:
+            body = await _read(response)
+        finally:
+            await response.aclose()
+        if response.is_success:
+            return json_object(body) or ProviderError(detail="the API's answer is not a small JSON object")
+        return api_error(response.status_code, tuple((n.lower(), v) for n, v in response.headers.raw), body)
+
+    def _request(self, preview: Preview) -> httpx.Request:
+        return httpx.Request(
+            "POST",
+            f"{self._base_url}/v1/machines/{quote(preview.machine, safe='')}/ports/{preview.port}/preview-proxy-target",
+            headers=[
+                (b"accept", b"application/json"),
+                (b"accept-encoding", b"identity"),
+                (b"authorization", b"Bearer " + self._key.reveal()),
+                (b"content-type", b"application/json"),
+                (b"user-agent", b"preview-proxy"),
+            ],
+            content=self._body,
+            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)},
+        )
+
+    async def aclose(self) -> None:
+        if self._transport is not None:
+            await self._transport.aclose()
+
+
+class _SdkMint:
+    """The API by the Nullspace SDK. It sleeps out a 429 itself, so a long `Retry-After` ends as a timeout here."""
+
+    def __init__(self, client: AsyncNullspaceClient, expires_in: int | None, timeout: float) -> None:
+        self._client = client
+        self._expires_in = expires_in
+        self._timeout = timeout
+
+    async def __call__(self, preview: Preview) -> Answer | PreviewProxyError:
+        from nullspace import AsyncMachine
+        from nullspace.types import MachineConfig, MachineInfo, MachineStatus
+
+        # Made by hand: `AsyncMachine.connect` would wake a paused machine, and `async with` destroy it.
+        info = MachineInfo(preview.machine, MachineStatus.RUNNING, MachineConfig(), template="")
+        try:
+            with anyio.fail_after(self._timeout):
+                machine = AsyncMachine(info, self._client)
+                return asdict(
+                    await machine.create_preview_proxy_target(preview.port, expires_in_seconds=self._expires_in)
+                )
+        except TimeoutError:
+            return _timed_out(self._timeout)
+        except Exception as error:  # it parses strictly, and raises TypeError or AttributeError for what is new to it
+            return sdk_error(error)
+
+    async def aclose(self) -> None:
+        """Nothing: the client belongs to whoever made it."""
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The body; empty if it is longer than `MAX_ANSWER`, or encoded although we asked for it plain."""
+    body = b""
+    if "content-encoding" not in response.headers and isinstance(response.stream, httpx.AsyncByteStream):
+        async for chunk in response.stream:
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                return b""
+    return body
+
+
+def _timed_out(timeout: float) -> ProviderError:
+    return ProviderError("provider_timeout", detail=f"the API did not answer in {timeout:g} s")
+
+
+def _grant_id(answer: Answer) -> str:
+    grant = answer.get("grant")
+    grant_id = grant.get("id") if isinstance(grant, dict) else None
+    if not isinstance(grant_id, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", grant_id):
+        raise ValueError("its grant has no id")
+    return grant_id
+
+
+def _unix_seconds(value: object) -> float:
+    """A time of RFC 3339, or the SDK's reading of one."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9T:.Z+-]{1,40}", value, re.IGNORECASE):
+        value = datetime.fromisoformat(value.upper())
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError("expires_at is not a time with an offset")
+    return value.timestamp()
+
+
+def _configured(name: str, build: Callable[[], T]) -> T:
+    """What `build` returns, with its `ValueError` told as a `ConfigurationError` about the argument `name`."""
+    try:
+        return build()
+    except ValueError as error:
+        reason = str(error)
+    # Outside the block above: an exception's context keeps the frames that hold the credential.
+    raise ConfigurationError(f"{name}: {reason}")
+
+
+def _base_url_of_environment() -> str:
+    url = os.environ.get("NULLSPACE_API_URL") or os.environ.get("NULLSPACE_BASE_URL")
+    if not url:
+        raise ConfigurationError("give Nullspace a base_url, or set NULLSPACE_API_URL, to the address of its API")
+    return url
+
+
+def _api_endpoint(url: str, allow_insecure_loopback: bool) -> Endpoint:
+    endpoint = endpoint_from_url(url, allow_insecure_loopback=allow_insecure_loopback)
+    if endpoint.marker:
+        raise ValueError("the URL must have no query")
+    return endpoint
+
+
+def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(domain.lower() for domain in domains)
+    if isinstance(domains, str) or not names or not all("." in name and HOST.match(name) for name in names):
+        raise ValueError("give a list of DNS names such as 'nullspace.dev', without scheme, port or wildcard")
+    return names
+
+
+def _traffic_lookup(tokens: str | Mapping[str, str] | None) -> Callable[[str], Secret | None]:
+    """The traffic token for a machine id. A closure, so that no attribute shows the customer's mapping."""
+    if tokens is None:
+        return lambda machine: None
+    if isinstance(tokens, str):
+        secret = Secret(tokens)
+        return lambda machine: secret
+    for token in tokens.values():
+        Secret(token)
+    return lambda machine: Secret(tokens[machine]) if machine in tokens else None

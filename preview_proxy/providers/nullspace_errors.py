@@ -1,0 +1,160 @@
+"""The error codes of Nullspace's edge, API and SDK, and what each is here.
+
+An error is JSON with a `code`: ``{"error": "<message>", "code": "<code>", ...}`` or ``{"error": {"code": ...}}``.
+Its message is for nobody here: it is neither shown to visitors nor logged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from preview_proxy.core.models import RawHeaders
+from preview_proxy.errors import (
+    CredentialRejected,
+    MachineUnavailable,
+    NotFound,
+    PortNotAllowed,
+    PreviewProxyError,
+    ProviderError,
+)
+
+MAX_ERROR = 4 * 1024
+"""Bytes of an error of the edge."""
+
+# The edge does not take the credential.
+_REFUSED = (
+    "edge_token_expired",
+    "edge_token_invalid",
+    "edge_token_missing",
+    "edge_token_scope_mismatch",
+    "preview_grant_invalid",
+    "preview_grant_revoked",
+    "preview_proxy_token_expired",
+    "preview_proxy_token_invalid",
+    "preview_proxy_token_missing",
+    "preview_proxy_token_revoked",
+    "preview_proxy_token_scope_mismatch",
+)
+_UNAVAILABLE = (
+    "edge_runtime_host_unreachable",
+    "machine_paused_auto_resume_disabled",
+    "preview_service_not_ready",
+)
+# An operator's switch, or too much traffic: another target would change nothing.
+_STOPPED = (
+    "preview_grant_disabled",
+    "preview_machine_disabled",
+    "preview_proxy_token_disabled",
+    "rate_limit_exceeded",
+)
+# Machines were called sandboxes until June 2026; older deployments still say so.
+_FORMER_CODES = {
+    "preview_sandbox_disabled": "preview_machine_disabled",
+    "sandbox_not_found": "machine_not_found",
+    "sandbox_paused_auto_resume_disabled": "machine_paused_auto_resume_disabled",
+}
+
+EDGE_STATUSES = frozenset({401, 403, 429, 502, 503})
+EDGE_ERRORS: dict[str, type[ProviderError]] = {
+    **dict.fromkeys(_REFUSED, CredentialRejected),
+    **dict.fromkeys(_UNAVAILABLE, MachineUnavailable),
+    **dict.fromkeys(_STOPPED, ProviderError),
+}
+
+API_ERRORS: dict[str, type[PreviewProxyError]] = {
+    **dict.fromkeys((*_UNAVAILABLE, "machine_not_ready", "transition_in_progress"), MachineUnavailable),
+    **dict.fromkeys(_STOPPED, ProviderError),
+    "machine_not_found": NotFound,
+    "unsupported_preview_port": PortNotAllowed,
+}
+# For every other code of the API, and for none.
+API_STATUSES: dict[int, tuple[type[PreviewProxyError], str]] = {
+    401: (ProviderError, "provider_refused"),
+    403: (ProviderError, "provider_refused"),
+    404: (NotFound, "machine_not_found"),
+    408: (ProviderError, "provider_timeout"),
+    429: (ProviderError, "rate_limit_exceeded"),
+    503: (MachineUnavailable, MachineUnavailable.default_code),
+    504: (ProviderError, "provider_timeout"),
+}
+# The SDK keeps no status, but its exceptions stand for one.
+SDK_STATUSES = {
+    "AuthError": 401,
+    "PermissionError": 403,
+    "NotFoundError": 404,
+    "RateLimitError": 429,
+    "TimeoutError": 504,
+}
+
+
+def may_be_edge_error(status: int, headers: RawHeaders) -> bool:
+    """Whether a response head is that of a small, plain JSON body with a status of the edge's own errors."""
+    if status not in EDGE_STATUSES or any(name == b"content-encoding" for name, _ in headers):
+        return False
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if any(not re.fullmatch(rb"[0-9]{1,4}", value) or int(value) > MAX_ERROR for value in lengths):
+        return False
+    types = [value.partition(b";")[0].strip().lower() for name, value in headers if name == b"content-type"]
+    return types == [b"application/json"]
+
+
+def edge_error(status: int, headers: RawHeaders, body: bytes) -> ProviderError | None:
+    """The exception for a documented error of the edge; None for any other body, which is then the app's own."""
+    code = _code(json_object(body)) if len(body) <= MAX_ERROR else ""
+    kind = EDGE_ERRORS.get(code)
+    if kind is None:
+        return None
+    return kind(code, detail=f"the edge answered {status}", retry_after=_wait(kind, code, headers))
+
+
+def api_error(status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError:
+    """The exception for an answer of the API other than success."""
+    code = _code(json_object(body))
+    if status == 404 and not code:
+        return ProviderError(detail="the API answered 404 without a code: is base_url the address of the API?")
+    return _failure(status, code, headers, f"the API answered {status} {code}".rstrip())
+
+
+def sdk_error(error: Exception) -> PreviewProxyError:
+    """The exception for one of the SDK, of which no part but its name and codes is kept."""
+    name, wait = type(error).__name__, getattr(error, "retry_after", None)
+    code = _code({"code": getattr(error, "code", None)})
+    headers = ((b"retry-after", b"%d" % wait),) if isinstance(wait, float | int) and 1 <= wait <= 300 else ()
+    return _failure(SDK_STATUSES.get(name, 0), code, headers, f"the SDK raised {name} {code}".rstrip())
+
+
+def json_object(body: bytes) -> Mapping[str, object] | None:
+    """The JSON object in `body`, or None for everything else."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _failure(status: int, code: str, headers: RawHeaders, detail: str) -> PreviewProxyError:
+    """By the code where that says something to us, else by the status."""
+    kind, code = (API_ERRORS[code], code) if code in API_ERRORS else API_STATUSES.get(status, (ProviderError, ""))
+    return kind(code, detail=detail, retry_after=_wait(kind, code, headers))
+
+
+def _code(document: Mapping[str, object] | None) -> str:
+    """The code in its present spelling, or ""."""
+    if document is None:
+        return ""
+    nested = document.get("error")
+    code = (nested if isinstance(nested, dict) else document).get("code")
+    if not isinstance(code, str) or not re.fullmatch(r"[a-z_]{1,64}", code):
+        return ""
+    return _FORMER_CODES.get(code, code)
+
+
+def _wait(kind: type[PreviewProxyError], code: str, headers: RawHeaders) -> int | None:
+    """`Retry-After` (RFC 9110 §10.2.3) in seconds where waiting helps: 1 to 300, and 5 for anything else."""
+    if kind is not MachineUnavailable and code != "rate_limit_exceeded":
+        return None
+    values = [value for name, value in headers if name == b"retry-after"]
+    seconds = int(values[0]) if len(values) == 1 and re.fullmatch(rb"[0-9]{1,3}", values[0]) else 0
+    return seconds if 1 <= seconds <= 300 else 5

@@ -1,0 +1,21 @@
+"""The test kit: a machine's dev server and a provider's edge in front of it, both on loopback."""
+
+from preview_proxy.testing.dev_server import DevServer
+from preview_proxy.testing.dev_websocket import Closed, WebSocket
+from preview_proxy.testing.http_server import Received, Request, Response
+from preview_proxy.testing.nullspace import NullspaceEmulator
+from preview_proxy.testing.nullspace_state import ApiRequest, EdgeRequest, EdgeSwitches, Grant
+
+__all__ = [
+    "ApiRequest",
+    "Closed",
+    "DevServer",
+    "EdgeRequest",
+    "EdgeSwitches",
+    "Grant",
+    "NullspaceEmulator",
+    "Received",
+    "Request",
+    "Response",
+    "WebSocket",
+]

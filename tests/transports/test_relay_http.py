@@ -1,0 +1,324 @@
+"""HTTP through the whole stack: what upstream gets, and what the visitor gets, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from preview_proxy import Limits, Policy
+from preview_proxy.testing import Request, Response
+from tests.world import HOST, World, read_answer, world
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["httptools", "h11"])
+async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with world(http=request.param) as made:
+        yield made
+
+
+async def test_a_request_arrives_as_sent_with_our_facts_added(w: World) -> None:
+    answer = await w.get(
+        "/echo?a=1&&b=%2F&c",
+        headers={"X-Own": "caf\xe9", "Accept": "*/*", "Cookie": f"x=1; pp-development={w.gate}; y=2"},
+    )
+    assert answer.status == 200
+    received = w.dev.received[-1]
+    assert received.target == b"/echo?a=1&&b=%2F&c"
+    edge = w.nullspace.edge_requests[-1]
+    assert edge.target == b"/echo?a=1&&b=%2F&c&__ns_preview_transport=header"
+    fields = {name.lower(): value for name, value in received.headers}
+    assert fields == {
+        b"host": f"{HOST.replace('preview', 'nullspace')}:{w.nullspace.edge_port}".encode(),
+        b"x-own": b"caf\xe9",
+        b"accept": b"*/*",
+        b"cookie": b"x=1; y=2",
+        b"x-forwarded-host": w.host.encode(),
+        b"x-forwarded-proto": b"http",
+        b"x-forwarded-for": b"127.0.0.1",
+    }
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/", "/a/../b", "/%2e%2e/x", "//evil.example/x", "/a%2fb", "/a//b", "/;x", "/%zz", "/[id]", "/%5Bid%5D", "/a@b:c",
+     "/?", "/?a=1&a=2&b&c=%20+&d=%2F&&e=", "/x?y?z", "/@vite/client", "/~x!$&'()*+,=", "/.well-known%2fpreview-proxy/check"],
+)  # fmt: skip
+async def test_p05_the_target_is_forwarded_byte_for_byte(w: World, target: str) -> None:
+    await w.get(target)
+    query = target.partition("?")[2]
+    separator = "&" if query else "?" if "?" not in target else ""
+    assert w.nullspace.edge_requests[-1].target == f"{target}{separator}__ns_preview_transport=header".encode()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "QUERY", "PURGE"])
+async def test_a_body_goes_up_with_any_method(w: World, method: str) -> None:
+    headers = {"Content-Length": "5", "Origin": w.origin, "Content-Type": "text/x-own"}
+    request = w.request("/body", method=method, headers=headers)
+    answer = await w.raw(request + b"hello", method=method)
+    assert (answer.status, answer.body) == (200, b"hello")
+    received = w.dev.received[-1]
+    assert (received.method, received.values(b"content-length")) == (method.encode(), [b"5"])
+
+
+async def test_a_chunked_upload_stays_chunked(w: World) -> None:
+    request = w.request("/body", method="POST", headers={"Transfer-Encoding": "chunked", "Origin": w.origin})
+    answer = await w.raw(request + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert answer.body == b"abcde"
+    assert w.dev.received[-1].values(b"transfer-encoding") == [b"chunked"]
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE", "TRACK", "trace"])
+async def test_p12_tunnels_and_echoes_are_refused(w: World, method: str) -> None:
+    before = len(w.nullspace.edge_requests)
+    answer = await w.raw(w.request(w.host if method == "CONNECT" else "/", method=method))
+    assert answer.status in (400, 405)
+    assert len(w.nullspace.edge_requests) == before
+
+
+async def test_head_keeps_the_length_and_sends_no_body(w: World) -> None:
+    answer = await w.get("/bytes/1234", method="HEAD")
+    assert (answer.status, answer.values(b"content-length"), answer.body) == (200, [b"1234"], b"")
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+async def test_r14_bodiless_statuses_have_neither_body_nor_length(w: World, status: int) -> None:
+    @w.dev.route("/hostile")
+    async def hostile(request: Request, response: Response) -> None:
+        await response.raw(
+            b'HTTP/1.1 %d X\r\nETag: "v1"\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello' % status
+        )
+
+    answer = await w.get("/hostile")
+    assert (answer.status, answer.body, answer.complete) == (status, b"", True)
+    assert answer.values(b"content-length") in ([], [b"0"])
+    assert answer.values(b"etag") == [b'"v1"']
+
+
+async def test_r12_an_encoded_body_is_relayed_as_it_is(w: World) -> None:
+    @w.dev.route("/gz")
+    async def gz(request: Request, response: Response) -> None:
+        await response.send(206, [("content-encoding", "gzip"), ("content-range", "bytes 0-3/9")], b"\x1f\x8b\x00\xff")
+
+    answer = await w.get("/gz", headers={"Range": "bytes=0-3"})
+    assert (answer.status, answer.body) == (206, b"\x1f\x8b\x00\xff")
+    assert answer.values(b"content-encoding") == [b"gzip"]
+    assert w.dev.received[-1].values(b"range") == [b"bytes=0-3"]
+    assert w.dev.received[-1].values(b"accept-encoding") == []
+
+
+async def test_every_set_cookie_is_kept_apart_and_ours_are_dropped(w: World) -> None:
+    @w.dev.route("/cookies")
+    async def cookies(request: Request, response: Response) -> None:
+        fields = [("set-cookie", "a=1; Path=/; Domain=nullspace.localhost"), ("set-cookie", "b=2"),
+                  ("set-cookie", "pp-development=x"), ("set-cookie", "__Host-Http-pp=x; Path=/; Secure")]  # fmt: skip
+        await response.send(200, fields, b"")
+
+    answer = await w.get("/cookies")
+    assert answer.values(b"set-cookie") == [
+        b"a=1; Path=/; Secure; SameSite=None; Partitioned",
+        b"b=2; Secure; SameSite=None; Partitioned",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("location", "seen"),
+    [
+        ("/login?next=%2F", "/login?next=%2F"),
+        ("https://elsewhere.example/x?y", "https://elsewhere.example/x?y"),
+        ("http://{upstream}/in?a=1&__ns_preview_transport=header", "{public}/in?a=1"),
+        ("//{upstream}/in", "{public}/in"),
+        ("http://localhost:3000/in", "{public}/in"),
+        ("http://0.0.0.0:3000", "{public}/"),
+    ],
+)
+async def test_r05_redirects_point_at_the_public_host(w: World, location: str, seen: str) -> None:
+    upstream = f"{HOST.replace('preview', 'nullspace')}:{w.nullspace.edge_port}"
+
+    @w.dev.route("/redirect")
+    async def redirect(request: Request, response: Response) -> None:
+        await response.send(302, [("location", location.format(upstream=upstream))], b"")
+
+    answer = await w.get("/redirect")
+    assert answer.status == 302
+    assert answer.values(b"location") == [seen.format(public=w.origin).encode()]
+
+
+async def test_one_date_and_one_server(w: World) -> None:
+    @w.dev.route("/dated")
+    async def dated(request: Request, response: Response) -> None:
+        await response.send(200, [("date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("server", "sandbox")], b"x")
+
+    answer = await w.get("/dated")
+    assert len(answer.values(b"date")) == len(answer.values(b"server")) == 1
+    assert answer.values(b"server") != [b"sandbox"]
+
+
+async def test_server_sent_events_arrive_one_by_one(w: World) -> None:
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+            await stream.send(w.request("/sse"))
+            await w.dev.wait_for(lambda dev: any(r.path == "/sse" for r in dev.received))
+            seen = b""
+            for number in range(3):
+                w.dev.emit(f"tick {number}")
+                while f"tick {number}".encode() not in seen:
+                    seen += await stream.receive()
+        await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+
+
+async def test_the_app_answers_its_own_errors(w: World) -> None:
+    for status in (400, 401, 403, 404, 418, 500, 502, 503):
+        answer = await w.get(f"/status/{status}")
+        assert answer.status == status
+        assert answer.values(b"x-preview-proxy-error") == []
+
+
+async def test_a_leaving_visitor_takes_the_upstream_request_along_before_the_head(w: World) -> None:
+    async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+        await stream.send(w.request("/slow"))
+        with anyio.fail_after(5):
+            await w.dev.wait_for(lambda dev: any(r.path == "/slow" for r in dev.received))
+    with anyio.fail_after(1):
+        await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+
+
+async def test_r13_a_broken_upload_is_never_ended_as_if_whole(w: World) -> None:
+    async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+        headers = {"Transfer-Encoding": "chunked", "Origin": w.origin}
+        await stream.send(w.request("/body", method="POST", headers=headers) + b"3\r\nabc\r\n")
+        with anyio.fail_after(5):
+            await w.dev.wait_for(lambda dev: any(r.body == b"abc" for r in dev.received))
+    with anyio.fail_after(2):
+        await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+    assert not w.dev.received[-1].complete
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n",
+    ],
+)
+async def test_r13_an_answer_that_breaks_off_is_cut_not_ended(w: World, wire: bytes) -> None:
+    @w.dev.route("/broken")
+    async def broken(request: Request, response: Response) -> None:
+        await response.raw(wire)
+        response.close()
+
+    answer = await w.get("/broken")
+    assert (answer.status, answer.complete) == (200, False)
+    assert (await w.get("/echo")).status == 200
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"garbage\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",
+        b"",
+        b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000,
+        b"HTTP/1.1 200 OK\r\nbad name: x\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["text", "tls", "nothing", "999", "101", "two lengths", "endless head", "bad name"],
+)
+async def test_garbage_from_upstream_is_502(w: World, wire: bytes) -> None:
+    @w.dev.route("/garbage")
+    async def garbage(request: Request, response: Response) -> None:
+        await response.raw(wire)
+        response.close()
+
+    answer = await w.get("/garbage")
+    assert (answer.status, answer.json()["code"]) == (502, "upstream_protocol_error")
+    assert (await w.get("/echo")).status == 200
+
+
+async def test_r01_both_framings_from_upstream_leave_one_downstream(w: World) -> None:
+    @w.dev.route("/both")
+    async def both(request: Request, response: Response) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        await response.raw(head + b"5\r\nhello\r\n0\r\n\r\n")
+        response.close()
+
+    answer = await w.get("/both")
+    if answer.status == 200:
+        assert answer.body == b"hello"
+        assert len(answer.values(b"content-length") + answer.values(b"transfer-encoding")) == 1
+    else:
+        assert answer.status == 502
+
+
+async def test_f01_an_answer_before_the_body_is_read_is_relayed(w: World) -> None:
+    @w.dev.route("/early")
+    async def early(request: Request, response: Response) -> None:
+        await response.send(413, [("connection", "close")], b"too much")
+        response.close()
+
+    request = w.request("/early", method="POST", headers={"Content-Length": "11", "Origin": w.origin})
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+            await stream.send(request + b"hello ")
+            await w.dev.wait_for(lambda dev: any(r.path == "/early" for r in dev.received))
+            await stream.send(b"world")
+            assert (await read_answer(stream, "POST")).status == 413
+
+
+async def test_limits_on_the_body_are_kept() -> None:
+    async with world(policy=Policy(limits=Limits(body_bytes=10))) as w:
+        head = w.request("/body", method="POST", headers={"Content-Length": "11", "Origin": w.origin})
+        answer = await w.raw(head + b"x" * 11)
+        assert (answer.status, answer.json()["code"]) == (413, "body_too_large")
+        head = w.request("/body", method="POST", headers={"Content-Length": "10", "Origin": w.origin})
+        assert (await w.raw(head + b"x" * 10)).body == b"x" * 10
+
+
+async def test_a_silent_upstream_is_504() -> None:
+    async with world(policy=Policy(limits=Limits(head_timeout=0.05))) as w:
+        answer = await w.get("/slow")
+        assert (answer.status, answer.json()["code"]) == (504, "upstream_timeout")
+
+
+async def test_a_body_that_falls_silent_is_cut() -> None:
+    async with world(policy=Policy(limits=Limits(idle_timeout=0.05))) as w:
+
+        @w.dev.route("/stalls")
+        async def stalls(request: Request, response: Response) -> None:
+            await response.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+            await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+
+        answer = await w.get("/stalls")
+        assert (answer.status, answer.body, answer.complete) == (200, b"abc", False)
+
+
+async def test_a_connection_serves_several_requests(w: World) -> None:
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+            for number in range(3):
+                await stream.send(w.request(f"/echo?{number}"))
+                answer = await read_answer(stream)
+                assert json.loads(answer.body)["target"] == f"/echo?{number}"
+
+
+async def test_hop_by_hop_and_nominated_fields_stop_here(w: World) -> None:
+    @w.dev.route("/hop")
+    async def hop(request: Request, response: Response) -> None:
+        fields = [("connection", "x-gone"), ("x-gone", "1"), ("keep-alive", "timeout=9"), ("x-stays", "1")]
+        await response.send(200, fields, b"")
+
+    headers = {"Connection": "x-own, x-forwarded-host, cookie", "X-Own": "1", "TE": "trailers", "X-Kept": "1"}
+    answer = await w.get("/hop", headers=headers)
+    received = {name.lower() for name, _ in w.dev.received[-1].headers}
+    assert b"x-own" not in received
+    assert b"te" not in received
+    assert {b"x-kept", b"x-forwarded-host"} <= received
+    assert answer.values(b"x-gone") == answer.values(b"keep-alive") == []
+    assert answer.values(b"x-stays") == [b"1"]
