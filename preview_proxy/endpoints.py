@@ -11,17 +11,30 @@ from __future__ import annotations
 
 import json
 
-from starlette.types import Receive, Send
+import anyio
+from starlette.types import Receive
 
 from preview_proxy.core.models import Inbound, RawHeaders
-from preview_proxy.errors import BadRequest, Forbidden, NotFound, PreviewProxyError, Unauthorized
+from preview_proxy.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from preview_proxy.gate import Gate
 from preview_proxy.hosts import Routed
-from preview_proxy.responses import refusal, respond
+from preview_proxy.responses import respond
 from preview_proxy.tickets import Tickets, gate_set_cookie
+from preview_proxy.visit import Visit
 
 PREFIX = b"/.well-known/preview-proxy/"
 MAX_BODY = 4096
+BODY_TIMEOUT = 10.0
+"""Seconds for a body of at most `MAX_BODY` bytes."""
+
+_METHODS = {b"session": ("POST", "OPTIONS"), b"check": ("GET", "HEAD")}
+_PRIVATE = ((b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
+# Fetch §3.2.2
+_PREFLIGHT = (
+    (b"access-control-allow-methods", b"POST"),
+    (b"access-control-allow-headers", b"content-type"),
+    (b"access-control-max-age", b"600"),
+)
 
 
 def is_ours(path: bytes) -> bool:
@@ -36,33 +49,29 @@ class Endpoints:
         self._gate = gate
         self._tickets = tickets
 
-    async def __call__(self, inbound: Inbound, routed: Routed, receive: Receive, send: Send) -> None:
-        """Answer. Raises `PreviewProxyError` only where the page that asks may not read the answer."""
+    async def __call__(self, inbound: Inbound, routed: Routed, visit: Visit) -> None:
+        """Answer, or raise `PreviewProxyError`; an embedder's page may read either."""
         tickets, name = self._tickets, inbound.path[len(PREFIX) :]
-        if tickets is None or inbound.kind != "http" or name not in (b"session", b"check"):
+        if tickets is None or inbound.kind != "http" or name not in _METHODS:
             raise NotFound("no_such_endpoint", detail="no such endpoint")
         embedder = _embedder(inbound, tickets)
+        visit.refusal_headers = _cors(embedder)
+        if inbound.method not in _METHODS[name]:
+            visit.refusal_headers += ((b"allow", ", ".join(_METHODS[name]).encode()),)
+            raise BadRequest("method_not_allowed", detail="not a method of this endpoint")
+        more: RawHeaders = ()
         if name == b"check":
-            return await self._check(inbound, routed, embedder, send)
-        if inbound.method == "OPTIONS":
-            return await respond(send, 204, _preflight(embedder))
-        try:
-            set_cookie = await self._exchange(tickets, inbound, routed, embedder, receive)
-        except PreviewProxyError as error:
-            if embedder is None:
-                raise
-            failure = error
-        else:
-            return await respond(send, 204, (*_cors(embedder), (b"set-cookie", set_cookie)))
-        status, headers, body = refusal(failure, "", page=False, frame_ancestors=b"frame-ancestors 'none'")
-        await respond(send, status, (*headers, *_cors(embedder)[:3]), body)
+            self._check(inbound, routed)
+        elif inbound.method == "POST":
+            more = ((b"set-cookie", await self._exchange(tickets, inbound, routed, embedder, visit.receive)),)
+        elif embedder is not None:
+            more = _PREFLIGHT
+        await respond(visit.send, 204, (*_cors(embedder), *_PRIVATE, *more))
 
     async def _exchange(
         self, tickets: Tickets, inbound: Inbound, routed: Routed, embedder: str | None, receive: Receive
     ) -> bytes:
         """The gate cookie for a ticket. The incoming one is never looked at, so none can be planted and adopted."""
-        if inbound.method != "POST":
-            raise BadRequest("method_not_allowed", detail="the exchange is a POST")
         if embedder is None:
             raise Forbidden("ticket_refused", detail="not from an embedder")
         if inbound.values(b"content-type") != [b"application/json"]:  # a plain form could send anything else
@@ -80,14 +89,9 @@ class Endpoints:
         value, max_age = tickets.gate(origin=routed.public, preview=routed.preview, session=session)
         return gate_set_cookie(value, max_age, secure_origin=routed.public.scheme == "https")
 
-    async def _check(self, inbound: Inbound, routed: Routed, embedder: str | None, send: Send) -> None:
-        if inbound.method not in ("GET", "HEAD"):
-            raise BadRequest("method_not_allowed", detail="the check is a GET")
-        if self._gate.has_gate(inbound, routed):
-            return await respond(send, 204, _cors(embedder))
-        if embedder is None:
+    def _check(self, inbound: Inbound, routed: Routed) -> None:
+        if not self._gate.has_gate(inbound, routed):
             raise Unauthorized(detail="no gate")
-        await respond(send, 401, (*_cors(embedder), (b"content-length", b"0")))
 
 
 def _embedder(inbound: Inbound, tickets: Tickets) -> str | None:
@@ -98,33 +102,24 @@ def _embedder(inbound: Inbound, tickets: Tickets) -> str | None:
 
 def _cors(embedder: str | None) -> RawHeaders:
     """Fetch §3.2, for an embedder only."""
-    fixed = ((b"vary", b"Origin"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
+    vary = ((b"vary", b"Origin"),)
     if embedder is None:
-        return fixed
+        return vary
     allow = (b"access-control-allow-origin", embedder.encode()), (b"access-control-allow-credentials", b"true")
-    return (*allow, *fixed)
-
-
-def _preflight(embedder: str | None) -> RawHeaders:
-    if embedder is None:
-        return _cors(None)
-    return (
-        *_cors(embedder),
-        (b"access-control-allow-methods", b"POST"),
-        (b"access-control-allow-headers", b"content-type"),
-        (b"access-control-max-age", b"600"),
-    )
+    return (*allow, *vary)
 
 
 async def _read(receive: Receive) -> bytes:
     body = b""
-    while True:
-        message = await receive()
-        body += bytes(message.get("body", b""))
-        if message["type"] == "http.disconnect" or len(body) > MAX_BODY:
-            raise Forbidden("ticket_refused", detail="no whole body of at most 4 KiB")
-        if not message.get("more_body", False):
-            return body
+    with anyio.move_on_after(BODY_TIMEOUT):
+        while len(body) <= MAX_BODY:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            body += bytes(message.get("body", b""))
+            if not message.get("more_body", False) and len(body) <= MAX_BODY:
+                return body
+    raise Forbidden("ticket_refused", detail=f"no whole body of at most {MAX_BODY} bytes in {BODY_TIMEOUT:g} s")
 
 
 def _ticket(body: bytes) -> str:

@@ -72,6 +72,7 @@ CODES: dict[str, Code] = {
     "provider_refused": Code(502, 1011, False, "The machine's provider refused our request.", _OPERATOR),
     "machine_not_found": Code(404, 4404, False, "The machine no longer exists.", "Start it again from the app."),
     "upstream_unreachable": Code(502, 1011, True, "The machine could not be reached.", _RELOAD),
+    "upstream_busy": Code(503, 1013, True, "The machine is busy.", "Reload in a moment."),
     "upstream_timeout": Code(504, 1013, True, "The machine did not answer in time.", _DEV_SERVER),
     "upstream_protocol_error": Code(502, 1011, False, "The machine's answer is not valid HTTP.", _DEV_SERVER),
     "unsupported_preview_port": Code(404, 4404, False, "This port is never shown as a preview.", "Use another port."),
@@ -224,12 +225,9 @@ class UpstreamProtocol(UpstreamError):
     default_code = "upstream_protocol_error"
 
 
-_BY_STATUS: dict[int, type[PreviewProxyError]] = {404: NotFound, 413: LimitExceeded, 421: Misdirected}
-
-
 def from_rejected(rejected: Rejected) -> PreviewProxyError:
     """The exception for a broken rule of `core`: upstream's fault or the visitor's, by its code."""
     if rejected.code.startswith("upstream_"):
         return UpstreamProtocol(rejected.code, detail=rejected.detail)
-    kind = _BY_STATUS.get(CODES[rejected.code].status, BadRequest)
+    kind = Forbidden if rejected.code == "cross_site" else BadRequest
     return kind(rejected.code, detail=rejected.detail)

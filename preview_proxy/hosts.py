@@ -67,13 +67,15 @@ class HostPattern:
         label, _, zone = pattern.partition(".")
         fields = re.findall(r"\{([^{}]*)\}", pattern)
         wanted = ["machine"] if default_port is not None else ["machine", "port"]
-        if sorted(fields) != wanted or "{" in zone or not HOST.match(zone) or "." not in f"{zone}.":
+        if sorted(fields) != wanted or not HOST.match(zone):
             raise ConfigurationError(
                 f"{pattern!r} must be one label with {' and '.join(f'{{{name}}}' for name in wanted)}, a dot, and a "
                 "zone, such as '{port}-{machine}.acme-previews.dev'; scheme and port are separate arguments"
             )
-        if re.search(r"\}\{", label) or not HOST.match(label.format(machine="m", port="1")):
+        if "}{" in label or not HOST.match(re.sub(r"\{(?:machine|port)\}", "1", label)):
             raise ConfigurationError(f"{label!r} needs a '-' or other text between its fields, in lower case")
+        if default_port is not None and not 1 <= default_port <= 65535:
+            raise ConfigurationError(f"default_port must be from 1 to 65535, not {default_port!r}")
         self._label = label
         self._default_port = default_port
         self._example = _public(scheme, zone, port)
@@ -104,8 +106,8 @@ class HostPattern:
             return None
         label = self._label.format(machine=preview.machine, port=preview.port)
         match = self._expression.fullmatch(label)
-        if len(label) > 63 or match is None or match["machine"] != preview.machine:
-            return None
+        if len(label) > 63 or match is None or match["machine"] != preview.machine or preview.generation:
+            return None  # no host of this pattern would lead back to it
         return self._origin(f"{label}.{self._zone}")
 
     def claims(self, host: bytes) -> bool:
@@ -158,6 +160,8 @@ class HostTable:
         public = self._origin(host)
         if authority != public.authority:
             raise Misdirected(detail="a preview's host with another port")
+        if public.scheme == "http" and not public.is_loopback:
+            raise Misdirected(detail="plain http is for names under .localhost only")
         return Routed(preview, public)
 
     async def _find(self, host: str) -> Preview | None:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from preview_proxy.checks import check
 from preview_proxy.core.models import Origin, Preview, Rejected
 from preview_proxy.core.plan import compile_rules
-from preview_proxy.core.policy import Policy
+from preview_proxy.core.policy import Limits, Policy
 from preview_proxy.core.snapshot import host_field, parse_authority, snapshot
 from preview_proxy.endpoints import Endpoints, is_ours
 from preview_proxy.errors import ConfigurationError, Misdirected, PreviewProxyError
@@ -26,9 +26,10 @@ from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.sessions import Authenticator, Session
 from preview_proxy.tickets import Tickets
+from preview_proxy.transports.foreign import ForeignTransport
+from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
-from preview_proxy.transports.upstream import CredentialTransport, default_transport
 from preview_proxy.visit import Visit
 
 
@@ -76,7 +77,7 @@ class PreviewProxy:
             embedders=tickets.embedders if tickets else (),
         )
         self._targets = TargetCache(provider, timeout=self._limits.head_timeout)
-        self._transport = CredentialTransport(transport or default_transport())
+        self._transport = _upstream(transport, self._limits)
         self._live = LiveRelays()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,26 +104,26 @@ class PreviewProxy:
             routed = await check(self._router(authority), timeout=self._limits.check_timeout, what="the router")
             if routed is not None:
                 return routed, authority
-        elif self._router.claims(value):
+        elif app is None or self._router.claims(value):
             raise Rejected("bad_host", "not a host name")
         if app is None:
             raise Misdirected(detail="a host that is no preview's")
         return None
 
     async def _show(self, visit: Visit, routed: Routed, authority: str) -> None:
+        visit.preview = routed.preview
         await visit.connected()
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
-            return await self._endpoints(inbound, routed, visit.receive, visit.send)
+            return await self._endpoints(inbound, routed, visit)
         await self._gate.admit(visit.scope, inbound, routed)
         lease = TargetLease(inbound.kind, routed, self._targets, self._provider)
-        with self._live.relay(inbound.kind):
-            if inbound.kind == "http":
-                await relay_http(inbound, lease, self._rules, self._transport, visit.receive, visit.send)
-            else:
-                await relay_websocket(
-                    inbound, lease, self._rules, self._transport, visit.receive, visit.send, can_deny=visit.can_deny
-                )
+        self._live.refuse_if_draining()
+        ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, self._live.run
+        if inbound.kind == "http":
+            await relay_http(*ends)
+        else:
+            await relay_websocket(*ends, can_deny=visit.can_deny)
 
     async def ticket(
         self,
@@ -214,3 +215,9 @@ class PreviewProxyMiddleware:
             return message
 
         await self._app(scope, receive_and_close, send)
+
+
+def _upstream(transport: httpx.AsyncBaseTransport | None, limits: Limits) -> UpstreamPool | ForeignTransport:
+    if transport is None:
+        return UpstreamPool(limits)
+    return transport if isinstance(transport, UpstreamPool) else ForeignTransport(transport, limits)

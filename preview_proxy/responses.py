@@ -13,19 +13,22 @@ from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import PreviewProxyError
 
 _STYLE = """
-:root{color-scheme:light dark}
-body{margin:0;min-height:100vh;display:grid;place-items:center;font:16px/1.5 system-ui,sans-serif;
-background:Canvas;color:CanvasText}
-main{max-width:26rem;padding:2rem;text-align:center}
-b{display:block;font-size:3rem;font-weight:700;letter-spacing:-.03em;opacity:.25}
-h1{font-size:1.25rem;margin:.25rem 0 .5rem}
-p{margin:0;opacity:.75}
-small{display:block;margin-top:2rem;font:12px/1.6 ui-monospace,monospace;opacity:.5}
+:root{color-scheme:light dark;--soft:color-mix(in srgb,CanvasText 68%,Canvas);
+--line:color-mix(in srgb,CanvasText 16%,Canvas)}
+body{margin:0;box-sizing:border-box;min-height:100vh;padding:1rem;display:grid;place-items:center;
+background:color-mix(in srgb,CanvasText 4%,Canvas);color:CanvasText;font:16px/1.5 system-ui,sans-serif}
+main{box-sizing:border-box;width:100%;max-width:26rem;padding:2rem;border:1px solid var(--line);border-radius:1rem;
+background:Canvas}
+h1{font-size:1.375rem;line-height:1.25;letter-spacing:-.015em;margin:.375rem 0;text-wrap:balance}
+p{margin:0}
+p,b,small{color:var(--soft)}
+b,small{font:.8125rem/1.7 ui-monospace,monospace}
+small{display:block;margin-top:1.5rem;padding-top:1rem;border-top:1px solid var(--line);overflow-wrap:anywhere}
 """.strip()
 _PAGE = Template(
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     f"<title>$message</title><style>{_STYLE}</style>"
-    "<main><b>$status</b><h1>$message</h1><p>$action</p><small>$code<br>$request_id</small></main></html>"
+    "<main><b>$status</b><h1>$message</h1><p>$action</p><small>$code<br>Request $request_id</small></main></html>"
 )
 _STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
 # Where a browser shows what it gets as a page (Fetch §2.2.7 destinations).

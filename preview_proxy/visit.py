@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
-from preview_proxy.core.models import RawHeaders, Rejected
+from preview_proxy.core.models import Preview, RawHeaders, Rejected
 from preview_proxy.core.snapshot import raw_headers
 from preview_proxy.errors import PreviewProxyError, from_rejected
 from preview_proxy.responses import refusal, respond, wants_page
@@ -20,12 +21,17 @@ T = TypeVar("T")
 
 
 class Visit:
-    """One ``http`` or ``websocket`` scope, with its headers copied before anything could change them."""
+    """One ``http`` or ``websocket`` scope, with its headers copied before anything could change them.
+
+    `preview` is what the host shows, for the log. `refusal_headers` are added to a refusal.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, frame_ancestors: bytes) -> None:
         self.scope = scope
         self.receive = receive
         self.headers: RawHeaders = raw_headers(scope)
+        self.preview: Preview | None = None
+        self.refusal_headers: RawHeaders = ()
         self.refused = False
         self._send = send
         self._frame_ancestors = frame_ancestors
@@ -49,30 +55,28 @@ class Visit:
 
     async def attempt(self, step: Awaitable[T]) -> T | None:
         """Do a step of serving; if it fails, refuse the visitor. Nothing escapes: the worker must live."""
-        error: PreviewProxyError
+        failure: Exception
         try:
             return await step
-        except Rejected as rejected:
-            error = from_rejected(rejected)
-        except Aborted as aborted:
-            error = aborted.cause
-        except PreviewProxyError as failure:
-            error = failure
-        except Exception as unexpected:
-            logger.exception("unexpected failure")
-            error = PreviewProxyError(detail=type(unexpected).__name__)
+        except Exception as error:
+            failure = error
         self.refused = True
-        await self._refuse(error)
+        with suppress(OSError):  # the ASGI spec has `send` raise it once the visitor has left
+            await self._refuse(failure)
         return None
 
-    async def _refuse(self, error: PreviewProxyError) -> None:
+    async def _refuse(self, failure: Exception) -> None:
         """Tell the visitor. After the response head that is too late: returning unfinished cuts the connection."""
+        if isinstance(failure, OSError):
+            return
+        error = _ours(failure)
         request_id = secrets.token_hex(8)
-        self._log(error, request_id)
+        self._log(error, request_id, failure)
         if self._started:
             return
-        page = wants_page(self.headers)
+        page = self.scope["type"] == "http" and wants_page(self.headers)
         status, headers, body = refusal(error, request_id, page=page, frame_ancestors=self._frame_ancestors)
+        headers += self.refusal_headers
         if self.scope["type"] == "http":
             await respond(self.send, status, headers, b"" if self.scope["method"] == "HEAD" else body)
             return
@@ -82,8 +86,27 @@ class Visit:
         else:
             await self.send({"type": "websocket.close", "code": error.close_code, "reason": error.code})
 
-    def _log(self, error: PreviewProxyError, request_id: str) -> None:
-        """One line: no query, no header, and `repr` leaves no control character in the path."""
+    def _log(self, error: PreviewProxyError, request_id: str, failure: Exception) -> None:
+        """One record: no query, no header, and `repr` leaves no control character in the method and the path."""
         level = logging.WARNING if error.status >= 500 else logging.INFO
+        method = self.scope.get("method", "WEBSOCKET")
         path = bytes(self.scope.get("raw_path") or b"")[:200].partition(b"?")[0]
-        logger.log(level, "%s %s %r from %s: %s", request_id, error.status, path, error.source, error)
+        preview = self.preview.key if self.preview else "no preview"
+        traceback = failure if error.code == "internal_error" else None
+        logger.log(
+            level,
+            "%s %s %.16r %r for %s, by %s: %s",
+            request_id, error.status, method, path, preview, error.source, error,
+            exc_info=traceback,
+        )  # fmt: skip
+
+
+def _ours(failure: Exception) -> PreviewProxyError:
+    """The failure as one of the table's. Of one that nobody foresaw, a visitor learns nothing."""
+    if isinstance(failure, PreviewProxyError):
+        return failure
+    if isinstance(failure, Rejected):
+        return from_rejected(failure)
+    if isinstance(failure, Aborted):
+        return failure.cause
+    return PreviewProxyError(detail=type(failure).__name__)

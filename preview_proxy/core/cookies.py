@@ -7,6 +7,7 @@ name survives here only if every one of those parsers reads it as the same token
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi
 # RFC 6265bis §5.6: a longer attribute value is ignored, a longer name-value pair refuses the cookie
 MAX_ATTRIBUTE, MAX_PAIR = 1024, 4096
 MAX_SET_COOKIES = 50
+# `http.cookies` starts a new pair after a space too.
+_AFTER_SPACE = re.compile(rb"\s([^\s=]+)\s*=")
 
 _OURS = (GATE_COOKIE.lower().encode(), DEVELOPMENT_GATE_COOKIE.lower().encode())
 # Continuation cookies of provider edges; Nullspace publishes no name, so its whole namespace is kept out.
@@ -51,7 +54,11 @@ def is_token(name: bytes) -> bool:
 
 def filter_cookies(values: Iterable[bytes], reserved: ReservedCookies) -> bytes:
     """One `Cookie` value for upstream: the pairs whose name is a token and not reserved, in order, bytes unchanged."""
-    return b"; ".join(pair for pair, name in _pairs(values) if is_token(name) and name not in reserved)
+    return b"; ".join(pair for pair, name in _pairs(values) if _passes(pair, name, reserved))
+
+
+def _passes(pair: bytes, name: bytes, reserved: ReservedCookies) -> bool:
+    return is_token(name) and not any(read in reserved for read in (name, *_AFTER_SPACE.findall(pair)))
 
 
 def cookie_values(headers: RawHeaders, name: str) -> list[bytes]:

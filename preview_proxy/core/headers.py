@@ -49,6 +49,7 @@ REQUEST_DROPPED_PREFIXES = HOP_BY_HOP_PREFIXES + (
     b"x-client-cert",
     b"x-envoy-",
     b"x-forwarded-",
+    b"x-goog-authenticated-user-",
     b"x-goog-iap-",
     b"x-ms-client-principal",
     b"x-original-",
@@ -113,7 +114,7 @@ def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:
 
     A private name that ends in ``*`` stands for every name that starts so. The answer is remembered per name.
     """
-    names = [name.lower().encode("latin-1") for name in private]
+    names = [name.lower().encode("latin-1").translate(_DASHES) for name in private]
     dropped = REQUEST_DROPPED | {name for name in names if not name.endswith(b"*")}
     prefixes = REQUEST_DROPPED_PREFIXES + PROVIDER_PREFIXES + tuple(n[:-1] for n in names if n.endswith(b"*"))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -76,7 +78,8 @@ class Origin:
         host = parts.hostname or ""
         scheme = parts.scheme
         plain = f"{scheme}://{host}" + (f":{port}" if port is not None else "")
-        if scheme not in DEFAULT_PORTS or not HOST.match(host) or text.lower() != plain:
+        known = scheme in DEFAULT_PORTS and HOST.match(host) and port != 0
+        if not known or not text.isascii() or text.lower() != plain:
             raise ValueError(f"{text!r} is not an origin such as 'https://app.example.com'")
         return cls(scheme, host, port or DEFAULT_PORTS[scheme])
 
@@ -94,7 +97,7 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Endpoint:
     """Where one transport of a target is served, and the credential headers that only this origin may see.
 
@@ -105,6 +108,14 @@ class Endpoint:
     base_path: bytes = b""
     marker: bytes = b""
     credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+
+    @cached_property
+    def scope(self) -> bytes:
+        """A digest of the credentials: endpoints that differ in it never share a connection."""
+        digest = sha256()
+        for name, secret in self.credentials:
+            digest.update(b"%s\0%s\0" % (name, secret.reveal()))
+        return digest.digest()
 
     def leaks(self, text: bytes) -> bool:
         """Whether `text` repeats one of the credentials."""

@@ -14,6 +14,7 @@ from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
     check_values,
     end_to_end,
+    nominated,
     request_filter,
     response_name_passes,
 )
@@ -97,9 +98,10 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
     headers = [(b"host", route.endpoint.origin.authority.encode())]
     ours = {name for name, _ in route.endpoint.credentials}
     headers += [pair for pair in end_to_end(inbound.headers, rules.passes) if pair[0] not in ours]
-    if cookies := filter_cookies(inbound.values(b"cookie"), rules.cookies):
+    hop = nominated(inbound.headers)
+    if b"cookie" not in hop and (cookies := filter_cookies(inbound.values(b"cookie"), rules.cookies)):
         headers.append((b"cookie", cookies))
-    for referer in inbound.values(b"referer")[:1]:
+    for referer in inbound.values(b"referer")[: b"referer" not in hop]:
         headers += [(b"referer", kept) for kept in _referer(referer, route.public)]
     headers.append((b"x-forwarded-host", route.public.authority.encode()))
     headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
@@ -129,6 +131,7 @@ def plan_response(method: str, status: int, headers: RawHeaders, route: Route, r
     kept = _response_headers(headers, route, rules)
     if status in _BODILESS or any(name == b"transfer-encoding" for name, _ in headers):
         kept = [pair for pair in kept if pair[0] != b"content-length"]
+    _check_length([value for name, value in kept if name == b"content-length"])
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 
@@ -137,7 +140,8 @@ def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route,
     """What to accept the visitor's WebSocket with, after upstream's 101. Raises `Rejected`."""
     subprotocol = check_handshake(headers, key, inbound.subprotocols)
     kept = _response_headers(headers, route, rules)
-    return Accept(subprotocol, tuple(pair for pair in kept if not pair[0].startswith(HANDSHAKE_PREFIX)))
+    # RFC 9110 §8.6: a 1xx has no Content-Length
+    return Accept(subprotocol, tuple(p for p in kept if not p[0].startswith((HANDSHAKE_PREFIX, b"content-length"))))
 
 
 def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
@@ -164,6 +168,12 @@ def _check_head(headers: RawHeaders, limits: Limits) -> None:
     if not all(is_token(name) for name, _ in headers):
         raise Rejected("upstream_protocol_error", "a header name is no token")
     check_values(headers, "upstream_protocol_error")
+
+
+def _check_length(lengths: list[bytes]) -> None:
+    """RFC 9112 §6.3: after two lengths, or one that is no number, nobody knows where the next response starts."""
+    if lengths and not (len(lengths) == 1 and lengths[0].isdigit()):
+        raise Rejected("upstream_protocol_error", "Content-Length is not one number")
 
 
 def _url(value: bytes, route: Route, rules: Rules) -> bytes | None:

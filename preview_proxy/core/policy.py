@@ -19,6 +19,8 @@ class Limits:
     response_header_count: int = 128
     response_header_bytes: int = 64 * 1024
     message_bytes: int = 4 * 1024 * 1024
+    connections: int = 256
+    pool_timeout: float = 2.0
     connect_timeout: float = 5.0
     head_timeout: float = 60.0
     idle_timeout: float = 120.0
@@ -29,7 +31,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # so written, it refuses NaN too
                 raise ValueError(f"Limits.{name} must be greater than 0, not {value!r}")
 
 

@@ -20,7 +20,8 @@ class Secret:
     __value: bytes
 
     def __init__(self, value: str | bytes) -> None:
-        raw = value.encode("latin-1", "replace") if isinstance(value, str) else bytes(value)
+        # "surrogatepass": an encoding error would hold the value
+        raw = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
         if not 8 <= len(raw) <= 8192:
             raise ValueError(f"a credential must be 8 to 8192 bytes long, this one has {len(raw)}")
         if not all(0x21 <= byte <= 0x7E for byte in raw):

@@ -21,7 +21,7 @@ _QUERY = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]*\Z")
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 # What `quote` may leave as it is in a path (RFC 3986 §3.3 pchar and "/")
-_SAFE = "/:@!$&'()*+,;=~-._%"
+_SAFE = "/:@!$&'()*+,;=~-._"
 
 
 def raw_headers(scope: Mapping[str, Any]) -> RawHeaders:

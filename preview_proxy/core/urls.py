@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from urllib.parse import unquote_to_bytes
 
 from preview_proxy.core.models import DEFAULT_PORTS, Endpoint, Origin, Rejected
@@ -11,21 +10,22 @@ from preview_proxy.core.models import DEFAULT_PORTS, Endpoint, Origin, Rejected
 # Query parameters that mean something to a provider's edge: its credentials and its instructions.
 RESERVED_PARAMETERS = frozenset(
     {
-        b"__ns_preview_transport",
-        b"bl_preview_token",
-        b"daytona_sandbox_auth_key",
-        b"edge_token",
+        "__ns_preview_transport",
+        "bl_preview_token",
+        "daytona_sandbox_auth_key",
+        "edge_token",
     }
 )
-# A cheap test that a query cannot name one of them: no escape, no "+", and none of these bytes in a row.
-_SUSPECT = re.compile(rb"[%+]|__ns|_token|_auth_key", re.IGNORECASE)
+# A cheap test that a query cannot name one of them: no escape, no "+", no other alphabet, and none of these in a row.
+_SUSPECT = re.compile(rb"[%+\x80-\xff]|__ns|_token|_auth_key", re.IGNORECASE)
 # Both separators count: some servers split on ";" as well (HTML 4.01 §B.2.2), and a parameter must not hide behind it.
 _PARAMETER = re.compile(rb"([&;]?)([^&;]*)")
 
 # WHATWG URL §4.4: browsers drop TAB, CR and LF, trim controls and spaces, and take "\" for "/" in http URLs.
 _DROPPED_BY_BROWSERS = re.compile(rb"[\t\r\n]")
 _CONTROL_OR_SPACE = bytes(range(0x21))
-_ABSOLUTE = re.compile(rb"(?:(https?|wss?):)?[/\\]{2,}([^/\\?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
+# After an http scheme they find the host behind any number of slashes, even none.
+_ABSOLUTE = re.compile(rb"(?:(https?|wss?):[/\\]*|[/\\]{2,})([^/\\?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 # The names by which a dev server knows itself.
 _LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"0.0.0.0", b"[::1]", b"[::]"})
 
@@ -45,48 +45,48 @@ def strip_parameters(query: bytes) -> bytes:
 
 
 def _is_reserved(parameter: bytes) -> bool:
-    name = parameter.partition(b"=")[0]
-    return unquote_to_bytes(name.replace(b"+", b" ")).strip().lower() in RESERVED_PARAMETERS
+    name = unquote_to_bytes(parameter.partition(b"=")[0].replace(b"+", b" "))
+    return name.decode("utf-8", "replace").strip().casefold() in RESERVED_PARAMETERS
 
 
 def request_target(path: bytes, query: bytes, endpoint: Endpoint) -> bytes:
     """The visitor's path and query, byte for byte, below the endpoint's base path and with its marker last.
 
-    Raises `Rejected("bad_target")` where dot segments would leave the base path.
+    Raises `Rejected("bad_target")` for a dot segment that may lead out of the base path.
     """
-    if endpoint.base_path and _escapes(path):
-        raise Rejected("bad_target", "dot segments leave the target's base path")
+    if endpoint.base_path and _climbs(path):
+        raise Rejected("bad_target", "dot segments below the target's base path")
     kept = strip_parameters(query)
     if endpoint.marker:
         kept = kept + b"&" + endpoint.marker if kept else endpoint.marker
     return endpoint.base_path + path + b"?" + kept if kept else endpoint.base_path + path
 
 
-def _escapes(path: bytes) -> bool:
-    """Whether a server that decodes once and resolves dot segments (RFC 3986 §5.2.4) would climb above the root."""
-    depth = 0
-    for segment in re.split(rb"[/\\]", unquote_to_bytes(path)[1:]):
-        depth += -1 if segment == b".." else segment not in (b"", b".")
-        if depth < 0:
-            return True
-    return False
+def _climbs(path: bytes) -> bool:
+    """Whether some server reads a segment as ".." (RFC 3986 §5.2.4).
+
+    How far it climbs is not asked: servers disagree whether ``%2F``, ``\\`` and ``//`` make segments, and whether
+    ``;`` ends one. Browsers resolve dot segments before they ask.
+    """
+    segments = re.split(rb"[/\\]", unquote_to_bytes(path))
+    return any(segment.partition(b";")[0] == b".." for segment in segments)
 
 
 def rewrite_url(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:
     """A URL from a response header, pointing at the public origin where it pointed at the upstream.
 
-    `port` is the dev server's own: it may call itself ``localhost:<port>``. Relative URLs lose reserved parameters;
-    URLs of other hosts are unchanged.
+    `port` is the dev server's own: it may call itself ``localhost:<port>``. Relative URLs and those of the public
+    origin lose reserved parameters; URLs of other hosts are unchanged.
     """
     plain = _DROPPED_BY_BROWSERS.sub(b"", value).strip(_CONTROL_OR_SPACE)
     absolute = _ABSOLUTE.match(plain)
     if absolute is None:
-        return value if _has_scheme(plain) else _strip_reference(value)
+        return value if _has_scheme(plain) else _strip_reference(plain)
     scheme, authority, rest = absolute.groups()
-    if not _is_upstream(scheme, authority, upstream, port):
+    if not _is_ours(scheme, authority, (upstream, public), port):
         return value
-    rest = rest.replace(b"\\", b"/")
-    return str(public).encode() + _strip_reference(rest if rest.startswith(b"/") else b"/" + rest)
+    path = rest[1:] if rest.startswith((b"/", b"\\")) else rest
+    return str(public).encode() + b"/" + _strip_reference(path)
 
 
 def _has_scheme(url: bytes) -> bool:
@@ -100,27 +100,30 @@ def _strip_reference(reference: bytes) -> bytes:
     return path + (question + kept if kept or not query else b"") + hash_sign + fragment
 
 
-def _is_upstream(scheme: bytes | None, authority: bytes, upstream: Origin, port: int) -> bool:
-    name = scheme.decode().lower() if scheme else upstream.scheme
-    host, number = _split_port(authority.rpartition(b"@")[2], DEFAULT_PORTS[name])
+def _is_ours(scheme: bytes | None, authority: bytes, origins: tuple[Origin, Origin], port: int) -> bool:
+    """Whether it is one of the origins, over either scheme, or the dev server by the name it has for itself."""
+    default = DEFAULT_PORTS[scheme.decode().lower() if scheme else origins[0].scheme]
+    host, number = _split_port(authority.rpartition(b"@")[2], default)
     if host in _LOOPBACK and number == port:
         return True
-    return host == upstream.host.encode() and number in (upstream.port, DEFAULT_PORTS[name])
+    return any(host == origin.host.encode() and number in (origin.port, default) for origin in origins)
 
 
 def _split_port(authority: bytes, default: int) -> tuple[bytes, int]:
-    """Host as a browser would read it (WHATWG URL §3.5: decoded, folded, lower case) and port."""
+    """Host as a browser would read it (WHATWG URL §3.5: decoded, folded, in ASCII) and port."""
     host, number = authority, b""
     match = re.match(rb"(.*):([0-9]*)\Z", authority, re.DOTALL)
     if match and (b"]" not in authority or authority.index(b"]") < match.start(2)):
         host, number = match.groups()
-    text = unquote_to_bytes(host).decode("utf-8", "replace")
-    folded = unicodedata.normalize("NFKC", text).lower().removesuffix(".").encode("utf-8")
+    try:
+        folded = unquote_to_bytes(host).decode("utf-8", "replace").encode("idna").lower().removesuffix(b".")
+    except UnicodeError:  # no host that a browser would look up
+        folded = b""
     return folded, int(number) if number and len(number) <= 5 else default
 
 
 _LINK_URL = re.compile(rb"<([^>]*)>")
-_REFRESH_URL = re.compile(rb"(\A[^;,]*[;,]\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)", re.IGNORECASE)
+_REFRESH_URL = re.compile(rb"(\A\s*[0-9.]*(?:\s*[;,]|\s)\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)", re.IGNORECASE)
 
 
 def rewrite_link(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:

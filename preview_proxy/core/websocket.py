@@ -55,13 +55,13 @@ def _values(headers: RawHeaders, name: bytes) -> list[bytes]:
 def outgoing_close(code: int | None, reason: str | None) -> tuple[int, str]:
     """A close code and reason that may go out in a frame (§7.4), from what was received on the other side."""
     number = 1005 if code is None else code
-    if number not in _NEVER_SENT and not (number in _SENDABLE or 3000 <= number <= 4999):
+    if number not in _NEVER_SENT and not (number in SENDABLE or 3000 <= number <= 4999):
         return 1011, ""
     return _NEVER_SENT.get(number, number), shorten(reason or "")
 
 
 # RFC 6455 §7.4.1 and the IANA close code registry
-_SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
+SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 
 
 def shorten(reason: str) -> str:

@@ -13,8 +13,8 @@ and the WebSocket ``/ws``, which echoes. Everything else is 404.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Self
@@ -49,7 +49,7 @@ class DevServer(HttpServer):
         }
         self._patterns: dict[str, Route] = {"/bytes": _bytes, "/status": _status}
         self._websocket_routes: dict[str, WebSocketRoute] = {"/ws": _websocket_echo}
-        self._emitted: list[str] = []
+        self._listeners: list[deque[str]] = []
         self._released = asyncio.Event()
 
     def route(self, path: str) -> Callable[[Route], Route]:
@@ -72,7 +72,8 @@ class DevServer(HttpServer):
 
     def emit(self, text: str) -> None:
         """Send `text` as one event to everyone who is reading ``/sse`` now."""
-        self._emitted.append(text)
+        for listener in self._listeners:
+            listener.append(text)
         self.changes.notify()
 
     def release(self) -> None:
@@ -103,14 +104,14 @@ class DevServer(HttpServer):
             await websocket.finish()
 
     async def _sse(self, request: Request, response: Response) -> None:
-        heard = len(self._emitted)
+        listener: deque[str] = deque()
+        self._listeners.append(listener)
         await response.start(200, [("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")])
-        for position in itertools.count(heard):
-            await self.changes.until(lambda at=position: len(self._emitted) > at or request.peer_left)  # type: ignore[misc]
-            if request.peer_left:
-                return
-            lines = self._emitted[position].encode().split(b"\n")
-            await response.write(b"".join(b"data: %b\n" % line for line in lines) + b"\n")
+        while not request.peer_left:
+            while listener:
+                lines = listener.popleft().encode().split(b"\n")
+                await response.write(b"".join(b"data: %b\n" % line for line in lines) + b"\n")
+            await self.changes.until(lambda: bool(listener) or request.peer_left)
 
     async def _slow(self, request: Request, response: Response) -> None:
         await self._released.wait()

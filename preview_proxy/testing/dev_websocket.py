@@ -14,7 +14,7 @@ from wsproto.utilities import generate_accept_token
 from preview_proxy.testing.http_server import Header, Received, Request, Response, raw_headers
 
 
-class Closed(ConnectionError):  # noqa: N818 - as in trio and websockets, it names what happened
+class Closed(ConnectionError):
     """The peer closed the WebSocket: its close code (1005 for none, 1006 for no close frame) and reason."""
 
     def __init__(self, code: int, reason: str) -> None:

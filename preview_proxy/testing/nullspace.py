@@ -35,8 +35,8 @@ class NullspaceEmulator:
     """Nullspace with machines of your own. It runs while its `async with` block does, on asyncio.
 
     With an `ssl_context` the edge speaks TLS. Its certificate has to name each preview host that holds a "_": OpenSSL
-    lets no wildcard stand for one. `api_key` is random, and
-    `clock` may be replaced at any time: a function without arguments that returns Unix seconds.
+    lets no wildcard stand for one. `api_key` is random. `clock`, a function without arguments that returns Unix
+    seconds, may be replaced at any time.
     """
 
     def __init__(

@@ -74,7 +74,7 @@ REFUSALS: dict[str, Refusal] = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - it names what happened to the request
+class Refused(Exception):
     """The API or the edge says no, with a code of `REFUSALS`."""
 
     def __init__(self, code: str, *, retry_after: int | None = None, **details: object) -> None:

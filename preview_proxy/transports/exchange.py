@@ -1,18 +1,25 @@
-"""What HTTP and WebSocket relays share: the target in use, and waiting for the response head."""
+"""What HTTP and WebSocket relays share: the target in use, asking upstream, and reading what its edge says."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import Literal, Protocol, cast
 
 import anyio
 import httpx
+from starlette.types import Receive
 
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.core.plan import Route
-from preview_proxy.core.policy import Limits
-from preview_proxy.errors import PreviewProxyError, UpstreamTimeout
-from preview_proxy.transports.upstream import Answer, translate
+from preview_proxy.errors import (
+    BadRequest,
+    PreviewProxyError,
+    Unreachable,
+    UpstreamError,
+    UpstreamProtocol,
+    UpstreamTimeout,
+)
+from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 EXPLANATION_BYTES = 4096
 
@@ -41,33 +48,58 @@ class Lease(Protocol):
         ...
 
 
-async def head(sending: Awaitable[httpx.Response], uploaded: anyio.Event, limits: Limits) -> Answer:
-    """Await the response head, for as long as the upload lasts and `head_timeout` after it."""
-    failure: Exception | None = None
-    response: httpx.Response | None = None
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as group:
+class Run(Protocol):
+    """Awaits an operation while the visitor may leave; what cut it short, if anything did."""
 
-            async def start_the_clock() -> None:
-                await uploaded.wait()
-                scope.deadline = anyio.current_time() + limits.head_timeout
-
-            group.start_soon(start_the_clock)
-            try:
-                response = await sending
-            except Exception as error:
-                failure = error if isinstance(error, ClientGone) else translate(error)
-            group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    if response is None:
-        raise UpstreamTimeout(detail="no response head")
-    return Answer(response)
+    async def __call__(
+        self,
+        kind: Literal["http", "websocket"],
+        operation: Awaitable[None],
+        receive: Receive | None,
+        uploaded: anyio.Event | None = None,
+    ) -> Literal["left", "drained"] | None: ...
 
 
-async def explanation(answer: Answer, lease: Lease, limits: Limits) -> PreviewProxyError | None:
+# One row per branch of httpx's tree; a subclass takes the row of its nearest parent.
+_TRANSLATIONS: dict[type[Exception], tuple[type[PreviewProxyError], str]] = {
+    httpx.PoolTimeout: (UpstreamError, "upstream_busy"),
+    httpx.TimeoutException: (UpstreamTimeout, "upstream_timeout"),
+    httpx.LocalProtocolError: (BadRequest, "bad_header"),
+    httpx.RemoteProtocolError: (UpstreamProtocol, "upstream_protocol_error"),
+    httpx.UnsupportedProtocol: (UpstreamProtocol, "upstream_protocol_error"),
+    httpx.TransportError: (Unreachable, "upstream_unreachable"),
+}
+
+
+def translate(error: Exception) -> PreviewProxyError:
+    """Our error for whatever a transport raised, with nothing of it but its class name.
+
+    Raise the answer outside the `except` block: inside it, the original would stay in `__context__` with the
+    frames that hold the request.
+    """
+    if isinstance(error, PreviewProxyError):
+        return error
+    for kind in type(error).__mro__:
+        if kind in _TRANSLATIONS:
+            ours, code = _TRANSLATIONS[kind]
+            return ours(code, detail=type(error).__name__)
+    return UpstreamProtocol(detail=type(error).__name__)
+
+
+async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:
+    """The response to a planned request, from an `UpstreamPool` or a `ForeignTransport`."""
+    return cast("UpstreamResponse", await transport.handle_async_request(request))
+
+
+async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyError | None:
     """The failure that the provider's edge reports, if this is its answer and not the app's."""
-    if not lease.may_explain(answer.status, answer.headers):
+    headers = tuple(response.raw_headers)
+    if not lease.may_explain(response.status_code, headers):
         return None
-    body = await answer.peek(EXPLANATION_BYTES, limits.idle_timeout)
-    return lease.explain(answer.status, answer.headers, body)
+    body = b""
+    while len(body) <= EXPLANATION_BYTES and (chunk := await response.read_chunk()) is not None:
+        body += chunk
+    error = lease.explain(response.status_code, headers, body)
+    if error is None and body:
+        response.unread = body
+    return error

@@ -6,8 +6,8 @@ request with it. An upstream that fails in mid-body aborts the response; it is n
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import anyio
 import httpx
@@ -22,8 +22,8 @@ from preview_proxy.errors import (
     PreviewProxyError,
     from_rejected,
 )
-from preview_proxy.transports.exchange import ClientGone, Lease, explanation, head
-from preview_proxy.transports.upstream import Answer, build_request, translate
+from preview_proxy.transports.exchange import ClientGone, Lease, Run, ask, explanation, translate
+from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 
 class Aborted(Exception):
@@ -37,7 +37,7 @@ class Aborted(Exception):
 class RequestBody(httpx.AsyncByteStream):
     """The visitor's body as it arrives, held to its declared length and to the operator's limit.
 
-    `started` tells whether a byte of it was asked for; `over` is set when no more will be read from it.
+    `started` tells whether a byte of it was asked for; `over`, where there is a body, is set when all of it was read.
     """
 
     def __init__(self, receive: Receive, inbound: Inbound, limits: Limits) -> None:
@@ -46,13 +46,10 @@ class RequestBody(httpx.AsyncByteStream):
         self._limit = limits.body_bytes
         self._size = 0
         self.started = False
-        self.over = anyio.Event()
-        if not inbound.has_body:
-            self.over.set()
+        self.over = anyio.Event() if inbound.has_body else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        more = not self.over.is_set()
-        self.started = more
+        self.started = more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -62,7 +59,8 @@ class RequestBody(httpx.AsyncByteStream):
             self._count(len(chunk), more)
             if chunk:
                 yield chunk
-        self.over.set()
+        if self.over is not None:
+            self.over.set()
 
     def _count(self, size: int, more: bool) -> None:
         self._size += size
@@ -73,7 +71,7 @@ class RequestBody(httpx.AsyncByteStream):
 
 
 @dataclass(slots=True)
-class _Exchange:
+class _Relay:
     inbound: Inbound
     lease: Lease
     rules: Rules
@@ -81,75 +79,75 @@ class _Exchange:
     body: RequestBody
     send: Send
     started: bool = False
-    outcome: Exception | None = field(default=None)
 
     async def run(self) -> None:
-        """Do the exchange; what went wrong is in `outcome`, because a task group would wrap it."""
+        response, route = await self._ask()
         try:
-            await self._run()
-        except Rejected as rejected:
-            self.outcome = from_rejected(rejected)
-        except ClientGone as gone:
-            self.outcome = gone
-        except Exception as error:  # a transport may raise anything; the worker must live
-            self.outcome = translate(error)
-
-    async def _run(self) -> None:
-        answer, route = await self._ask()
-        try:
-            await self._relay(answer, route)
+            await self._answer(response, route)
         finally:
-            await answer.aclose()
+            await response.aclose()
 
-    async def _ask(self) -> tuple[Answer, Route]:
+    async def _ask(self) -> tuple[UpstreamResponse, Route]:
         """The response to relay. Renews the credential at most once, and only where no body would be sent twice."""
         renewed = False
         while True:
             route = await self.lease.route()
-            request = build_request(plan_request(self.inbound, route, self.rules), self.body, self.rules.limits)
-            answer = await head(self.transport.handle_async_request(request), self.body.over, self.rules.limits)
-            error = await explanation(answer, self.lease, self.rules.limits)
+            outbound = plan_request(self.inbound, route, self.rules)
+            response = await ask(self.transport, UpstreamRequest(outbound, self.body))
+            error = await explanation(response, self.lease)
             if error is None:
-                return answer, route
-            await answer.aclose()
+                return response, route
+            await response.aclose()
             if renewed or self.body.started or not self.lease.renew(error):
                 raise error
             renewed = True
 
-    async def _relay(self, answer: Answer, route: Route) -> None:
-        reply = plan_response(self.inbound.method, answer.status, answer.headers, route, self.rules)
-        self.body.over.set()
+    async def _answer(self, response: UpstreamResponse, route: Route) -> None:
+        headers = tuple(response.raw_headers)
+        reply = plan_response(self.inbound.method, response.status_code, headers, route, self.rules)
         self.started = True
-        await self.send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+        await self.send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
         if reply.has_body:
-            idle = None if is_event_stream(answer.headers) else self.rules.limits.idle_timeout
-            while (chunk := await answer.read(idle)) is not None:
-                await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if is_event_stream(headers):
+                response.idle_timeout = None
+            if response.unread:
+                await self.send({"type": "http.response.body", "body": response.unread, "more_body": True})
+            while (chunk := await response.read_chunk()) is not None:
+                last = response.is_whole
+                await self.send({"type": "http.response.body", "body": chunk, "more_body": not last})
+                if last:
+                    return
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def relay_http(
-    inbound: Inbound, lease: Lease, rules: Rules, transport: httpx.AsyncBaseTransport, receive: Receive, send: Send
+    inbound: Inbound,
+    lease: Lease,
+    rules: Rules,
+    transport: httpx.AsyncBaseTransport,
+    receive: Receive,
+    send: Send,
+    run: Run,
 ) -> None:
     """Relay one request. Raises `PreviewProxyError` while a response can still be given, `Aborted` after that.
 
-    Returns also when the visitor left.
+    `transport` is an `UpstreamPool` or a `ForeignTransport`. Returns also when the visitor has left.
     """
-    exchange = _Exchange(inbound, lease, rules, transport, RequestBody(receive, inbound, rules.limits), send)
-    async with anyio.create_task_group() as group:
-        group.start_soon(_watch, receive, exchange.body, group.cancel_scope.cancel)
-        await exchange.run()
-        group.cancel_scope.cancel()
-    if isinstance(exchange.outcome, PreviewProxyError):
-        raise Aborted(exchange.outcome) if exchange.started else exchange.outcome
-
-
-async def _watch(receive: Receive, body: RequestBody, leave: Callable[[], None]) -> None:
-    """Wait until the visitor is gone, once nobody else reads from them."""
-    await body.over.wait()
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    leave()
+    body = RequestBody(receive, inbound, rules.limits)
+    relay = _Relay(inbound, lease, rules, transport, body, send)
+    failure: PreviewProxyError | None = None
+    try:
+        cut = await run("http", relay.run(), receive, body.over)
+        if cut == "drained":
+            failure = PreviewProxyError("shutting_down", detail="cut short by a shutdown")
+    except Rejected as rejected:
+        failure = from_rejected(rejected)
+    except ClientGone:
+        return
+    except Exception as error:  # a transport may raise anything; the worker must live
+        failure = translate(error)
+    if failure is not None:
+        raise Aborted(failure) if relay.started else failure
 
 
 def is_event_stream(headers: RawHeaders) -> bool:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from base64 import b64encode
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import anyio
 import httpx
 from starlette.types import Message, Receive, Send
 
 from preview_proxy.core.models import Accept, Inbound, Rejected
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
-from preview_proxy.errors import from_rejected
-from preview_proxy.transports.exchange import Lease, explanation, head
-from preview_proxy.transports.upstream import NO_BODY, Answer, build_request, translate
-from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, WebSocketStream
+from preview_proxy.errors import PreviewProxyError, from_rejected
+from preview_proxy.transports.connection import Upgraded
+from preview_proxy.transports.exchange import Lease, Run, ask, explanation, translate
+from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
+from preview_proxy.transports.websocket_stream import Closed, PulledStream, WebSocketStream
+
+GRACE = 1.0
+"""Seconds in which upstream may still say why it closed, after a write to it failed."""
 
 
 async def relay_websocket(
@@ -27,6 +30,7 @@ async def relay_websocket(
     transport: httpx.AsyncBaseTransport,
     receive: Receive,
     send: Send,
+    run: Run,
     *,
     can_deny: bool,
 ) -> None:
@@ -35,106 +39,126 @@ async def relay_websocket(
     `can_deny` tells whether the server offers ``websocket.http.response``: then a refusal by upstream reaches the
     visitor as the HTTP response it is. Raises `PreviewProxyError` while nothing was sent downstream.
     """
-    handshake = _Handshake(inbound, lease, rules, transport)
-    await handshake.run(receive)
-    if handshake.failure is not None:
-        raise handshake.failure
-    if handshake.answer is None or handshake.route is None:
-        return
+    dialling = _Dialling(inbound, lease, rules, transport)
+    failure: PreviewProxyError | None = None
     try:
-        if handshake.accept is None:
-            await _deny(handshake.answer, handshake.route, inbound, rules, send, can_deny)
-        else:
-            await _relay(handshake.answer, handshake.accept, rules, receive, send)
+        if await run("websocket", dialling.run(), receive) == "drained":
+            failure = PreviewProxyError("shutting_down", detail="cut short by a shutdown")
+    except Rejected as rejected:
+        failure = from_rejected(rejected)
+    except Exception as error:
+        failure = translate(error)
+    response, route = dialling.response, dialling.route
+    try:
+        if failure is not None:
+            raise failure
+        if dialling.accept is not None and response is not None:
+            await run("websocket", _relay(response, dialling.accept, rules, receive, send), None)
+        elif response is not None and route is not None:
+            await _deny(response, route, inbound, rules, send, can_deny)
     finally:
-        await handshake.answer.aclose()
+        if response is not None:
+            await response.aclose()
 
 
 @dataclass(slots=True)
-class _Handshake:
+class _Dialling:
     """Dialling upstream while the visitor may leave."""
 
     inbound: Inbound
     lease: Lease
     rules: Rules
     transport: httpx.AsyncBaseTransport
-    answer: Answer | None = None
+    response: UpstreamResponse | None = None
     route: Route | None = None
     accept: Accept | None = None
-    failure: Exception | None = None
 
-    async def run(self, receive: Receive) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(_watch, receive, group.cancel_scope.cancel)
-            try:
-                await self._dial()
-            except Rejected as rejected:
-                self.failure = from_rejected(rejected)
-            except Exception as error:
-                self.failure = translate(error)
-            group.cancel_scope.cancel()
-        if self.failure is not None and self.answer is not None:
-            await self.answer.aclose()
-
-    async def _dial(self) -> None:
+    async def run(self) -> None:
+        """Leaves `response`, and `accept` where it is a good 101. Renews the credential at most once."""
         renewed = False
         key = b64encode(os.urandom(16))
-        uploaded = anyio.Event()
-        uploaded.set()
         while True:
             self.route = await self.lease.route()
             outbound = plan_handshake(self.inbound, self.route, self.rules, key)
-            request = build_request(outbound, NO_BODY, self.rules.limits)
-            answer = self.answer = await head(self.transport.handle_async_request(request), uploaded, self.rules.limits)
-            if answer.status == 101:
-                self.accept = plan_accept(answer.headers, key, self.inbound, self.route, self.rules)
+            response = self.response = await ask(self.transport, UpstreamRequest(outbound, NO_BODY))
+            if response.status_code == 101:
+                headers = tuple(response.raw_headers)
+                self.accept = plan_accept(headers, key, self.inbound, self.route, self.rules)
                 return
-            error = await explanation(answer, self.lease, self.rules.limits)
+            error = await explanation(response, self.lease)
             if error is None:
                 return
-            await answer.aclose()
             if renewed or not self.lease.renew(error):
                 raise error
+            await response.aclose()
             renewed = True
 
 
-async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
-    while (await receive())["type"] != "websocket.disconnect":
-        pass  # pragma: no cover - nothing else comes before the accept
-    leave()
-
-
-async def _deny(answer: Answer, route: Route, inbound: Inbound, rules: Rules, send: Send, can_deny: bool) -> None:
+async def _deny(
+    response: UpstreamResponse, route: Route, inbound: Inbound, rules: Rules, send: Send, can_deny: bool
+) -> None:
     """Upstream's refusal, as the HTTP response it is where the server can send one."""
-    reply = plan_response(inbound.method, answer.status, answer.headers, route, rules)
+    headers = tuple(response.raw_headers)
+    reply = plan_response(inbound.method, response.status_code, headers, route, rules)
     if not can_deny:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
     await send({"type": "websocket.http.response.start", "status": reply.status, "headers": list(reply.headers)})
-    while reply.has_body and (chunk := await answer.read(rules.limits.idle_timeout)) is not None:
-        await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
+    if reply.has_body:
+        async for chunk in response:
+            await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
     await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
 
 
-async def _relay(answer: Answer, accept: Accept, rules: Rules, receive: Receive, send: Send) -> None:
+async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)})
-    upstream = WebSocketStream(answer.byte_stream, rules.limits)
+    stream = response.extensions["network_stream"]
+    upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), rules.limits)
+    down = _Down(upstream, send)
     try:
-        closing: tuple[int, str] | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(_pump_down, upstream, send, group.cancel_scope.cancel)
-            closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
-            group.cancel_scope.cancel()
-        if closing is not None:
-            await upstream.close(*closing)
-            await upstream.wait_closed()
-    except anyio.get_cancelled_exc_class():
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            await upstream.close(1012, "")
-            await _send(send, {"type": "websocket.close", "code": 1012, "reason": "restarting"})
+        closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
+        down.task.cancel()
+        upstream.close(*closing)
+        await upstream.wait_closed()
+    except asyncio.CancelledError:
+        if down.is_done():
+            return
+        upstream.close(1012, "")
+        await _send(send, {"type": "websocket.close", "code": 1012, "reason": "restarting"})
         raise
     finally:
-        await upstream.aclose()
+        down.task.cancel()
+        upstream.abort()
+
+
+class _Down:
+    """From upstream to the visitor, in a task of its own; it ends the other direction when upstream has closed."""
+
+    def __init__(self, upstream: WebSocketStream, send: Send) -> None:
+        main = asyncio.current_task()
+        assert main is not None  # noqa: S101 - ASGI servers on asyncio call apps in a task
+        self._main = main
+        self._upstream = upstream
+        self._send = send
+        self._stopped = False
+        self.task = asyncio.get_running_loop().create_task(self._pump())
+
+    async def _pump(self) -> None:
+        while not isinstance(message := await self._upstream.receive(), Closed):
+            if isinstance(message, str):
+                sent = await _send(self._send, {"type": "websocket.send", "text": message})
+            else:
+                sent = await _send(self._send, {"type": "websocket.send", "bytes": message})
+            if not sent:
+                return  # the other direction is told how the visitor closed
+        code, reason = outgoing_close(message.code, message.reason)
+        await _send(self._send, {"type": "websocket.close", "code": code, "reason": reason})
+        self._stopped = True
+        self._main.cancel()
+
+    def is_done(self) -> bool:
+        """Whether it was this that cancelled the main task; if so the cancellation is used up."""
+        return self._stopped and self._main.uncancel() == 0
 
 
 async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limit: int) -> tuple[int, str]:
@@ -150,19 +174,9 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
             return 1009, ""
         if not await upstream.send(content):
             # upstream may have said why it closed; give the other pump the time to read it
-            await anyio.sleep(CLOSE_TIMEOUT)
+            await asyncio.sleep(GRACE)
             await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
             return 1011, ""
-
-
-async def _pump_down(upstream: WebSocketStream, send: Send, stop: Callable[[], None]) -> None:
-    """From upstream to the visitor, until either closes."""
-    while not isinstance(message := await upstream.receive(), Closed):
-        if not await _send(send, {"type": "websocket.send", "text" if isinstance(message, str) else "bytes": message}):
-            return  # the other pump is told how the visitor closed
-    code, reason = outgoing_close(message.code, message.reason)
-    await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
-    stop()
 
 
 async def _send(send: Send, message: Message) -> bool:

@@ -1,120 +1,221 @@
-"""WebSocket messages over the byte stream of a 101, with bounds on what a hostile peer can make us hold.
-
-Framing is wsproto's. httpx-ws's session is not used: it bounds neither a message nor a close.
-"""
+"""WebSocket messages over the byte stream behind a 101, with bounds on what a hostile peer can make us hold."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import anyio
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
-
+from preview_proxy.core.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Close,
+    FrameReader,
+    Message,
+    close_payload,
+    header,
+)
 from preview_proxy.core.policy import Limits
+from preview_proxy.transports.masking import apply_mask
 
 READ_SIZE = 64 * 1024
 CLOSE_TIMEOUT = 1.0
-# A fragment may be empty, so a bound on bytes alone lets a message go on for ever.
-MIN_FRAGMENT = 256
-MIN_FRAGMENTS = 4096
+# What may wait for a slow visitor before upstream is no longer read.
+MAX_QUEUED = 16
+MAX_QUEUED_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """How the stream ended: the peer's code and reason, or 1006 for a broken connection (RFC 6455 §7.1.5)."""
+    """How the stream ended: the peer's code and reason, None for a close without, 1006 for a broken one (§7.1.5)."""
 
     code: int | None
     reason: str = ""
 
 
+class ByteStream(Protocol):
+    """A duplex stream that pushes what it receives, and calls `end` once when no more can come."""
+
+    @property
+    def is_blocked(self) -> bool: ...
+    def attach(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def write(self, data: bytes) -> bool: ...
+    async def drain(self) -> None: ...
+    def abort(self) -> None: ...
+
+
 class WebSocketStream:
     """The client side of an open WebSocket. `receive` and `send` may run at the same time, each in one task."""
 
-    def __init__(self, stream: Any, limits: Limits) -> None:
+    def __init__(self, stream: ByteStream, limits: Limits) -> None:
         self._stream = stream
-        self._limits = limits
-        self._connection = Connection(ConnectionType.CLIENT)
-        self._writing = anyio.Lock()
-        self._events: deque[Event] = deque()
-        self._parts: list[str] | list[bytes] = []
-        self._size = 0
+        self._write_timeout = limits.write_timeout
+        self._reader = FrameReader(limits.message_bytes)
+        self._queue: deque[bytes | str | Closed] = deque()
+        self._queued = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._close_sent = False
+        self._closed: Closed | None = None
+        stream.attach(self._received, self._ended)
+
+    def _received(self, data: bytes) -> None:
+        for event in self._reader.feed(data):
+            if isinstance(event, Message):
+                self._message(event)
+            elif isinstance(event, Close):
+                self.close(event.code, event.reason)
+                self._finish(Closed(event.code, event.reason))
+            else:
+                self.close(event.code, "")
+                self._finish(Closed(1009 if event.code == 1009 else 1006))
+        if len(self._queue) > MAX_QUEUED or self._queued > MAX_QUEUED_BYTES:
+            self._paused = True
+            self._stream.pause()
+
+    def _message(self, message: Message) -> None:
+        opcode, payload = message
+        if opcode == PING:
+            self._write(PONG, payload)
+        elif opcode != PONG:
+            self._queued += len(payload)
+            self._put(payload.decode() if opcode == TEXT else payload)
+
+    def _put(self, item: bytes | str | Closed) -> None:
+        self._queue.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _finish(self, closed: Closed) -> None:
+        if self._closed is None:
+            self._closed = closed
+            self._put(closed)
+
+    def _ended(self) -> None:
+        self._finish(Closed(1006))
 
     async def receive(self) -> str | bytes | Closed:
-        """The next whole message, or how the stream ended. Pings are answered on the way."""
-        while (event := await self._next()) is not None:
-            if isinstance(event, CloseConnection):
-                return await self._closed(event)
-            if isinstance(event, Ping):
-                await self._write(event.response())
-            elif isinstance(event, (TextMessage, BytesMessage)):
-                if self._grow(event):
-                    await self.close(1009, "")
-                    return Closed(1009, "message too big")
-                if event.message_finished:
-                    return self._whole()
-        return Closed(1006)
-
-    async def _next(self) -> Event | None:
-        while not self._events:
-            data = b""
-            with suppress(Exception):
-                data = await self._stream.read(READ_SIZE)
-            if not data or self._connection.state is ConnectionState.CLOSED:
-                return None
-            self._connection.receive_data(data)
-            self._events.extend(self._connection.events())
-        return self._events.popleft()
-
-    async def _closed(self, event: CloseConnection) -> Closed:
-        if self._connection.state is not ConnectionState.OPEN:
-            await self._write(event.response())  # refused by wsproto where ours went first
-            return Closed(event.code, event.reason or "")
-        # wsproto reports a broken rule as if the peer had closed; the code is the one to fail with
-        await self.close(event.code, "")
-        return Closed(1006)
-
-    def _grow(self, event: TextMessage | BytesMessage) -> bool:
-        """Add a fragment; whether the message is now more than may be held."""
-        self._parts.append(event.data)  # type: ignore[arg-type]
-        self._size += len(event.data)
-        limit = self._limits.message_bytes
-        return self._size > limit or len(self._parts) > max(MIN_FRAGMENTS, limit // MIN_FRAGMENT)
-
-    def _whole(self) -> str | bytes:
-        parts, self._parts, self._size = self._parts, [], 0
-        if isinstance(parts[0], str):
-            return "".join(parts)
-        return b"".join(parts)
+        """The next whole message, or how the stream ended; pings are answered on the way."""
+        if not self._queue:
+            if self._closed is not None:
+                return self._closed
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        item = self._queue.popleft()
+        if not self._queue:
+            self._queued = 0
+            if self._paused:
+                self._paused = False
+                self._stream.resume()
+        return item
 
     async def send(self, message: str | bytes) -> bool:
         """Send a whole message; False when the stream is closed, broken, or takes longer than `write_timeout`."""
-        return await self._write(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
+        sent = self._write(TEXT, message.encode()) if isinstance(message, str) else self._write(BINARY, message)
+        if sent and self._stream.is_blocked:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._write_timeout):
+                    await self._stream.drain()
+                    return True
+            self._stream.abort()
+            return False
+        return sent
 
-    async def close(self, code: int, reason: str) -> None:
+    def close(self, code: int | None, reason: str) -> None:
         """Send a close frame, if none was sent before."""
-        await self._write(CloseConnection(code, reason or None))
+        self._write(CLOSE, close_payload(code, reason))
+        self._close_sent = True
+
+    def _write(self, opcode: int, payload: bytes) -> bool:
+        if self._close_sent:
+            return False
+        mask = os.urandom(4)
+        return self._stream.write(header(opcode, len(payload), mask) + apply_mask(payload, mask))
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._stream.abort()
 
     async def wait_closed(self) -> None:
         """Read on until the peer has closed, for a second at most: unread bytes would turn our close into a reset."""
-        with anyio.move_on_after(CLOSE_TIMEOUT):
-            while not isinstance(await self.receive(), Closed):
-                pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                while not isinstance(await self.receive(), Closed):
+                    pass
 
-    async def _write(self, event: Event) -> bool:
-        with anyio.move_on_after(self._limits.write_timeout):
-            async with self._writing:
-                try:
-                    await self._stream.write(self._connection.send(event))
-                except Exception:
-                    return False
-                return True
-        return False
 
-    async def aclose(self) -> None:
-        """Drop the connection. Never hangs."""
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), suppress(Exception):
-            await self._stream.aclose()
+class PulledStream:
+    """A `ByteStream` over httpx's ``network_stream``, which has to be read and written by tasks."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._outgoing: deque[bytes] = deque()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._writable = asyncio.Event()
+        self._written = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._gone = False
+
+    @property
+    def is_blocked(self) -> bool:
+        return bool(self._outgoing)
+
+    def attach(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._pull(receive, end)), loop.create_task(self._push())]
+
+    async def _pull(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None:
+        with suppress(Exception):
+            while data := await self._stream.read(READ_SIZE):
+                receive(data)
+                await self._open.wait()
+        self._gone = True
+        self._written.set()
+        end()
+
+    async def _push(self) -> None:
+        with suppress(Exception):
+            while True:
+                while self._outgoing:
+                    await self._stream.write(self._outgoing[0])
+                    self._outgoing.popleft()
+                self._writable.clear()
+                self._written.set()
+                await self._writable.wait()
+        self._gone = True
+        self._written.set()
+
+    def pause(self) -> None:
+        self._open.clear()
+
+    def resume(self) -> None:
+        self._open.set()
+
+    def write(self, data: bytes) -> bool:
+        if self._gone:
+            return False
+        self._outgoing.append(data)
+        self._written.clear()
+        self._writable.set()
+        return True
+
+    async def drain(self) -> None:
+        await self._written.wait()
+
+    def abort(self) -> None:
+        self._gone = True
+        for task in self._tasks:
+            task.cancel()

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 
 import anyio
+import httpx
 import pytest
 
 from preview_proxy import Limits, Policy
@@ -15,10 +16,15 @@ from tests.world import HOST, World, read_answer, world
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["httptools", "h11"])
+@pytest.fixture(params=["httptools", "h11", "httpx"])
 async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with world(http=request.param) as made:
-        yield made
+    """Both of uvicorn's parsers over our own pool, and httpx's transport in the pool's place."""
+    if request.param == "httpx":
+        async with world(transport=httpx.AsyncHTTPTransport(trust_env=False)) as made:
+            yield made
+    else:
+        async with world(http=request.param) as made:
+            yield made
 
 
 async def test_a_request_arrives_as_sent_with_our_facts_added(w: World) -> None:

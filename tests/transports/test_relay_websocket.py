@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -17,10 +18,15 @@ from tests.world import World, world
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["websockets-sansio", "wsproto"])
+@pytest.fixture(params=["websockets-sansio", "wsproto", "httpx"])
 async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with world(ws=request.param) as made:
-        yield made
+    """Two of uvicorn's WebSocket protocols over our own pool, and httpx's transport in the pool's place."""
+    if request.param == "httpx":
+        async with world(transport=httpx.AsyncHTTPTransport(trust_env=False)) as made:
+            yield made
+    else:
+        async with world(ws=request.param) as made:
+            yield made
 
 
 def dial(w: World, path: str = "/ws", **options: Any) -> connect:

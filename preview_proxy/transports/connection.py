@@ -1,0 +1,483 @@
+"""One HTTP/1.1 connection to an upstream: an `asyncio.Protocol` on llhttp, one exchange at a time.
+
+Nothing here awaits per event: bytes arrive by callback and wake at most one waiter. Deadlines are plain numbers that
+the pool's sweep compares with the clock, since a timer or a cancel scope per request costs more than the request.
+llhttp is strict: Content-Length with Transfer-Encoding, two lengths, obs-fold, bare LF and bad chunks are errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, Callable
+from typing import Any, cast
+
+import httptools
+import httpx
+
+from preview_proxy.core.policy import Limits
+from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
+
+PAUSE_AT = 64 * 1024  # bytes held for a slow reader before upstream is no longer read
+MAX_HEAD = 64 * 1024
+MAX_INFORMATIONAL = 32  # RFC 9110 §15.2 sets no bound
+# Chunk framing costs at most a few bytes for each of content; extensions and trailers may not cost for ever.
+MAX_OVERHEAD = 64 * 1024
+OVERHEAD_PER_BYTE = 8
+NEVER = float("inf")
+
+
+class Exchange(UpstreamResponse):
+    """A response on the wire. Its connection fills it; once it is whole, the connection is free for the next."""
+
+    def __init__(self, connection: Connection, request: UpstreamRequest, limits: Limits) -> None:
+        super().__init__(0, [], limits.idle_timeout)
+        self.method = request.method
+        self.head_timeout = limits.head_timeout
+        self.on_informational = request.on_informational
+        self.failure: Exception | None = None
+        self._connection: Connection | None = connection
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self._connection is None and self.failure is None
+
+    async def read_chunk(self) -> bytes | None:
+        if not self._chunks and self._connection is not None:
+            await self._wait(self.idle_timeout)
+        if self._chunks:
+            chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            self._chunks.clear()
+            self._held = 0
+            if self._connection is not None:
+                self._connection.resume()
+            return chunk
+        if self.failure is not None:
+            raise self.failure
+        return None
+
+    async def wait_head(self) -> None:
+        """Until the head is there. Raises what prevented it."""
+        if not self.status_code and self._connection is not None:
+            await self._wait(None)
+        if not self.status_code and self.failure is not None:
+            raise self.failure
+
+    async def _wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the sweep
+        connection = cast("Connection", self._connection)
+        self._waiter = connection.loop.create_future()
+        if timeout is not None:
+            connection.arm(timeout)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timeout is not None:
+                connection.deadline = NEVER
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def push(self, data: bytes) -> bool:
+        """Add bytes of the body; whether the reader is so far behind that upstream should wait."""
+        self._chunks.append(data)
+        self._held += len(data)
+        self.wake()
+        return self._held > PAUSE_AT
+
+    def end(self, failure: Exception | None = None) -> None:
+        """The connection is done with this exchange: it is whole, or it failed."""
+        self._connection = None
+        self.failure = failure
+        self.wake()
+
+    async def aclose(self) -> None:
+        if self._connection is not None:
+            self._connection.abandon(self)
+
+
+class Connection(asyncio.Protocol):
+    """The pool's side of a TCP or TLS connection.
+
+    `release` gets it back after each exchange, `closed` once it is the pool's no more; `hurry` is told of deadlines.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        release: Callable[[Connection], None],
+        closed: Callable[[Connection], None],
+        hurry: Callable[[float], None],
+    ) -> None:
+        self.loop = loop
+        self.deadline = NEVER
+        self.idle_since = 0.0
+        self.requests = 0
+        self.is_open = True
+        self._release = release
+        self._closed = closed
+        self._hurry = hurry
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._parser: Any = None
+        self._remaining = -1  # of a body of known length; -1: the parser, or the end of the connection, tells
+        self._until_eof = False
+        self._reusable = False
+        self._informational = 0
+        self._bytes = 0
+        self._body = 0
+        self._paused = False
+        self._uploading: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.received_nothing = True
+        self.upgraded: Upgraded | None = None
+
+    # What the pool calls
+
+    def start(self, exchange: Exchange, head: bytes) -> None:
+        """Send a request's head, and read its response into `exchange`."""
+        self._exchange = exchange
+        self._parser = httptools.HttpResponseParser(self)
+        self._remaining, self._until_eof, self._reusable = -1, False, False
+        self._informational = self._bytes = self._body = 0
+        self.received_nothing = True
+        self.requests += 1
+        cast("asyncio.Transport", self._transport).write(head)
+
+    def upload(self, body: AsyncIterable[bytes], *, chunked: bool, write_timeout: float) -> None:
+        """Send a request's body while the response may already come."""
+        self._uploading = self.loop.create_task(self._upload(body, chunked, write_timeout))
+
+    def arm(self, timeout: float) -> None:
+        """Fail the exchange unless something happens within `timeout` seconds, give or take a sweep."""
+        self.deadline = self.loop.time() + timeout
+        self._hurry(timeout)
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.break_off(httpx.ReadTimeout("the upstream was silent for too long"))
+
+    def break_off(self, failure: Exception) -> None:
+        """Close at once; the exchange fails, unless it was complete."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.end(failure)
+        self._drop()
+
+    def _drop(self) -> None:
+        self.is_open = False
+        self.deadline = NEVER
+        if self._uploading is not None:
+            self._uploading.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The reader is done. An unfinished exchange takes its connection along."""
+        if self._exchange is exchange:
+            self.break_off(httpx.ReadError("the response was abandoned"))
+
+    def resume(self) -> None:
+        if self._paused and self.is_open:
+            self._paused = False
+            cast("asyncio.Transport", self._transport).resume_reading()
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.upgraded is not None:
+            return self.upgraded.feed(data)
+        exchange = self._exchange
+        if exchange is None:  # nobody asked: it must not be read as an answer to the next request
+            return self._drop()
+        self.received_nothing = False
+        if self._remaining > 0:
+            return self._known_length(exchange, data)
+        self._bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._upgrade(exchange, data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            return self._violation(type(error).__name__)
+        if self._exchange is None:
+            self._settle()
+        else:
+            self._check_bounds(exchange)
+
+    def _known_length(self, exchange: Exchange, data: bytes) -> None:
+        """The body of a declared length, which needs no parser."""
+        excess = len(data) - self._remaining
+        if excess > 0:
+            self._reusable = False
+            data = data[: self._remaining]
+        self._remaining -= len(data)
+        if not self._remaining:
+            self._finish(exchange, data)
+            self._settle()
+        elif exchange.push(data):
+            self._pause()
+
+    def _check_bounds(self, exchange: Exchange) -> None:
+        if not exchange.status_code:
+            if self._bytes > MAX_HEAD:
+                self._violation("the head does not end")
+        elif self._bytes - self._body > MAX_OVERHEAD + OVERHEAD_PER_BYTE * self._body:
+            self._violation("framing without content")
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            cast("asyncio.Transport", self._transport).pause_reading()
+
+    def _violation(self, what: str) -> None:
+        if self._exchange is None:
+            self._drop()
+        else:
+            self.break_off(httpx.RemoteProtocolError(what))
+
+    def eof_received(self) -> bool:
+        exchange = self._exchange
+        if exchange is not None and self._until_eof:
+            self._finish(exchange, b"")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        if self.upgraded is not None:
+            self.upgraded.lost()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        if self._exchange is not None:
+            self.break_off(httpx.ReadError("the connection broke") if exc else self._ended())
+        self._closed(self)
+
+    def _ended(self) -> Exception:
+        return httpx.RemoteProtocolError("the connection was closed before the response was whole")
+
+    def pause_writing(self) -> None:
+        if self.upgraded is not None:
+            self.upgraded.block()
+        else:
+            self._writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self.upgraded is not None:
+            self.upgraded.drained()
+        elif self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    # What the parser calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            fields = exchange.trailers if exchange.status_code else exchange.raw_headers
+            fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            return self._inform(exchange, status)
+        exchange.status_code = status
+        self._frame(exchange, status)
+        if self._uploading is None:
+            self.deadline = NEVER
+        exchange.wake()
+
+    def _inform(self, exchange: Exchange, status: int) -> None:
+        self._informational += 1
+        if self._informational > MAX_INFORMATIONAL:
+            raise ValueError("too many informational responses")
+        if exchange.on_informational is not None:
+            exchange.on_informational(status, exchange.raw_headers)
+        exchange.raw_headers = []
+
+    def _frame(self, exchange: Exchange, status: int) -> None:
+        """How long the body is (RFC 9112 §6.3), and whether the connection outlives it (§9.3)."""
+        version = self._parser.get_http_version()
+        close, chunked, length = version != "1.1", False, -1
+        for name, value in exchange.raw_headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                if value.lower() != b"chunked" or version != "1.1":
+                    raise ValueError("a transfer coding other than chunked")
+                chunked = True
+            elif name == b"connection" and b"close" in value.lower():
+                close = True
+        if version not in ("1.1", "1.0"):
+            raise ValueError("another version")
+        self._reusable = not close
+        if exchange.method == "HEAD" or status in (204, 304):
+            self._finish(exchange, b"")
+        elif length >= 0:
+            self._remaining = length
+        elif not chunked and status != 101:
+            self._until_eof = True
+
+    def on_message_begin(self) -> None:
+        if self._exchange is None:  # a second response to one request
+            self._reusable = False
+
+    def on_body(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            self._reusable = False
+            return
+        self._body += len(data)
+        if self._remaining > 0:
+            self._remaining -= len(data)
+        if exchange.push(data):
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.status_code and exchange.status_code != 101:
+            self._finish(exchange, b"")
+
+    # The end of an exchange
+
+    def _finish(self, exchange: Exchange, last: bytes) -> None:
+        self._exchange = None
+        self.deadline = NEVER
+        if last:
+            exchange.push(last)
+        exchange.end()
+        if self._uploading is not None:  # an answer before the whole request: the rest would be in the way
+            self._reusable = False
+
+    def _settle(self) -> None:
+        """Keep the connection or close it, once all of the packet that ended the exchange is seen."""
+        if not self._reusable:
+            self.close()
+        elif self.is_open:
+            self.resume()
+            self._release(self)
+
+    def close(self) -> None:
+        """Close in good order; what was written still goes out."""
+        self.is_open = False
+        if self._uploading is not None:
+            self._uploading.cancel()
+        cast("asyncio.Transport", self._transport).close()
+
+    # The other direction
+
+    async def _upload(self, body: AsyncIterable[bytes], chunked: bool, write_timeout: float) -> None:
+        transport = cast("asyncio.Transport", self._transport)
+        try:
+            async for chunk in body:
+                if chunked:
+                    transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                else:
+                    transport.write(chunk)
+                await self._drain(write_timeout)
+            if chunked:
+                transport.write(b"0\r\n\r\n")
+        except Exception as failure:  # the visitor left, or sent too much: upstream must not take it for the whole
+            self.break_off(failure)
+        self._uploading = None
+        if self._exchange is not None and not self._exchange.status_code:
+            self.arm(self._exchange.head_timeout)
+
+    async def _drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline of the sweep
+        if self._writable is not None and not self._writable.done():
+            self.arm(timeout)
+            await self._writable
+            self.deadline = NEVER
+
+    def _upgrade(self, exchange: Exchange, leftover: bytes) -> None:
+        """The connection is a byte stream from here on, and no longer the pool's."""
+        self._exchange = None
+        self.deadline = NEVER
+        self.upgraded = Upgraded(cast("asyncio.Transport", self._transport), leftover)
+        exchange.extensions["network_stream"] = self.upgraded
+        exchange.end()
+        self._closed(self)
+
+
+class Upgraded:
+    """The byte stream behind a 101. Bytes are pushed to the receiver; until there is one, they are held."""
+
+    def __init__(self, transport: asyncio.Transport, leftover: bytes) -> None:
+        self._transport = transport
+        self._held = [leftover] if leftover else []
+        self._lost = False
+        self._writable: asyncio.Future[None] | None = None
+        self.is_blocked = False
+        self._receive: Callable[[bytes], None] | None = None
+        self._end: Callable[[], None] | None = None
+
+    def attach(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None:
+        """Push all bytes to `receive`, and call `end` once when no more can come."""
+        self._receive, self._end = receive, end
+        held, self._held = self._held, []
+        for data in held:
+            receive(data)
+        self.resume()
+        if self._lost:
+            end()
+
+    def feed(self, data: bytes) -> None:
+        if self._receive is not None:
+            self._receive(data)
+        else:
+            self._held.append(data)
+            self.pause()
+
+    def lost(self) -> None:
+        self._lost = True
+        self.drained()
+        if self._end is not None:
+            self._end()
+
+    def pause(self) -> None:
+        """Stop reading, for a receiver that is behind."""
+        if not self._lost and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._lost and not self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> bool:
+        """Send; False when the stream is gone."""
+        if self._lost or self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return True
+
+    def block(self) -> None:
+        """The event loop's buffer is full: `drain` waits."""
+        self.is_blocked = True
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def drained(self) -> None:
+        self.is_blocked = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    async def drain(self) -> None:
+        """Wait until more may be written, or the stream is gone."""
+        if self._writable is not None and not self._writable.done():
+            await self._writable
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    async def aclose(self) -> None:
+        """What httpx's ``network_stream`` calls it."""
+        self.abort()

@@ -1,0 +1,121 @@
+"""Any other `httpx.AsyncBaseTransport` in the pool's place: HTTP/2, an egress proxy, another event loop.
+
+It gets an ordinary `httpx.Request`, made here, as the last step, with the credential in it. Deadlines are kept here
+too, since httpx has none for a response's head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import anyio
+import httpx
+
+from preview_proxy.core.policy import Limits
+from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
+
+CLOSE_TIMEOUT = 1.0
+
+
+class ForeignTransport(httpx.AsyncBaseTransport):
+    """Speaks to `inner` in plain httpx."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, limits: Limits) -> None:
+        self._inner = inner
+        self._limits = limits
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request, UpstreamRequest)  # noqa: S101 - the relay makes no other
+        body = _Body(request.body if request.outbound.has_body else None)
+        response = await _within(
+            self._inner.handle_async_request(_plain(request, body, self._limits)), body, self._limits.head_timeout
+        )
+        if response is None:
+            raise httpx.ReadTimeout("no response head")
+        return ForeignResponse(response, self._limits.idle_timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _plain(request: UpstreamRequest, body: httpx.AsyncByteStream, limits: Limits) -> httpx.Request:
+    outbound = request.outbound
+    origin = outbound.endpoint.origin
+    plain = httpx.Request(
+        outbound.method,
+        # RFC 6761 §6.3: "localhost" names are this computer, whatever a resolver would say
+        httpx.URL(scheme=origin.scheme, host="127.0.0.1" if origin.is_loopback else origin.host, port=origin.port),
+        headers=[*outbound.headers, *((name, secret.reveal()) for name, secret in outbound.endpoint.credentials)],
+        stream=body,
+        extensions={
+            "target": outbound.target,
+            "sni_hostname": origin.host,
+            "timeout": {
+                "pool": limits.pool_timeout,
+                "connect": limits.connect_timeout,
+                "write": limits.write_timeout,
+            },
+        },
+    )
+    plain.method = outbound.method  # httpx would write it in upper case; methods are case-sensitive
+    return plain
+
+
+class _Body(httpx.AsyncByteStream):
+    """The request's body; `over` is set once all of it was handed on."""
+
+    def __init__(self, inner: httpx.AsyncByteStream | None) -> None:
+        self._inner = inner
+        self.over = anyio.Event()
+        if inner is None:
+            self.over.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._inner is not None:
+            async for chunk in self._inner:
+                yield chunk
+        self.over.set()
+
+
+async def _within(sending: object, body: _Body, timeout: float) -> httpx.Response | None:  # noqa: ASYNC109
+    """The response, None where it takes longer than `timeout` seconds after the last byte of the body."""
+    response: httpx.Response | None = None
+    failure: Exception | None = None
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+
+            async def start_the_clock() -> None:
+                await body.over.wait()
+                scope.deadline = anyio.current_time() + timeout
+
+            group.start_soon(start_the_clock)
+            try:
+                response = await sending  # type: ignore[misc]
+            except Exception as error:
+                failure = error
+            group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return response
+
+
+class ForeignResponse(UpstreamResponse):
+    """A response of another transport, read within `idle_timeout`."""
+
+    def __init__(self, inner: httpx.Response, idle_timeout: float | None) -> None:
+        super().__init__(inner.status_code, [(name.lower(), value) for name, value in inner.headers.raw], idle_timeout)
+        self.extensions = inner.extensions
+        self._inner = inner
+        self._parts: AsyncIterator[bytes] | None = None
+
+    async def read_chunk(self) -> bytes | None:
+        if self._parts is None:
+            self._parts = aiter(self._inner.stream)  # type: ignore[arg-type]
+        with anyio.move_on_after(self.idle_timeout):
+            return await anext(self._parts, None)
+        raise httpx.ReadTimeout("the body stayed silent")
+
+    async def aclose(self) -> None:
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), suppress(Exception):
+            await self._inner.aclose()
