@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
-
-import anyio
+import asyncio
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar, cast
 
 from preview_proxy.errors import CheckFailed, PreviewProxyError
 
 T = TypeVar("T")
 
 
-async def check(question: Awaitable[T], *, timeout: float, what: str) -> T:  # noqa: ASYNC109 - part of the promise
+async def check(question: Coroutine[Any, Any, T], *, timeout: float, what: str) -> T:  # noqa: ASYNC109 - part of the promise
     """The answer. Raises `CheckFailed` if the code raises, or does not answer in `timeout` seconds.
 
     One of our own errors comes through as it is. Of any other, only the class is named: its text, and the frames
@@ -20,10 +20,32 @@ async def check(question: Awaitable[T], *, timeout: float, what: str) -> T:  # n
     """
     failure: PreviewProxyError
     try:
-        with anyio.fail_after(timeout):
-            return await question
+        try:
+            # most answers come without waiting, and then a deadline would cost more than the question
+            waited_for = question.send(None)
+        except StopIteration as answered:
+            return cast("T", answered.value)
+        # not an anyio scope: those close in order, and the question may have opened one of its own by now
+        async with asyncio.timeout(timeout):
+            return await _rest(question, waited_for)
     except PreviewProxyError as ours:
         failure = ours
     except Exception as error:
         failure = CheckFailed(detail=f"{what} failed with {type(error).__name__}")
     raise failure
+
+
+@types.coroutine
+def _rest(question: Coroutine[Any, Any, T], waited_for: Any) -> Generator[Any, Any, T]:
+    """Await what is left of a coroutine that has been started by hand and waits for `waited_for`."""
+    while True:
+        try:
+            reply = yield waited_for
+        except BaseException as thrown:
+            cause: BaseException | None = thrown
+        else:
+            cause = None
+        try:
+            waited_for = question.send(reply) if cause is None else question.throw(cause)
+        except StopIteration as answered:
+            return cast("T", answered.value)

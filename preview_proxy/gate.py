@@ -6,7 +6,9 @@ nonsense counts as no. Nothing is spent upstream before this has said yes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from hashlib import sha256
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -15,12 +17,16 @@ from preview_proxy.checks import check
 from preview_proxy.core.cookies import cookie_values
 from preview_proxy.core.cross_site import check_origin
 from preview_proxy.core.models import Inbound, Preview
+from preview_proxy.core.recent import Recent
 from preview_proxy.errors import BadRequest, CheckFailed, ConfigurationError, NotFound, Unauthorized
 from preview_proxy.hosts import Routed
 from preview_proxy.sessions import Authenticator, Session, authenticate, ensure_async
 from preview_proxy.tickets import Tickets, gate_cookie_name
 
-Authorize = Callable[[str, Preview], Awaitable[bool]]
+MEMORY = 10_000
+"""Gates and decisions kept."""
+
+Authorize = Callable[[str, Preview], Coroutine[Any, Any, bool]]
 """The customer's decision: may this subject see this preview?"""
 
 
@@ -28,7 +34,13 @@ class Gate:
     """Admits visitors. Without `tickets` and without `session` nobody could pass, so one of them is required."""
 
     def __init__(
-        self, *, authorize: Authorize, tickets: Tickets | None, session: Authenticator | None, timeout: float
+        self,
+        *,
+        authorize: Authorize,
+        tickets: Tickets | None,
+        session: Authenticator | None,
+        timeout: float,
+        decision_ttl: float,
     ) -> None:
         if tickets is None and session is None:
             raise ConfigurationError("give tickets=Tickets(...), session=..., or both: nobody could pass otherwise")
@@ -39,6 +51,9 @@ class Gate:
         self._tickets = tickets
         self._session = session
         self._timeout = timeout
+        self._decision_ttl = decision_ttl
+        self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
+        self._decisions: Recent[tuple[str, Preview], bool] = Recent(MEMORY)
         # a token in a header is sent on purpose; cookies, and whatever a plain function reads, by any page that asks
         self._ambient = bool(getattr(session, "cookies", True))
 
@@ -52,7 +67,8 @@ class Gate:
             raise Unauthorized(detail="no session")
         if ambient:
             check_origin(inbound, routed.public)
-        await self.authorize(session.subject, routed.preview)
+        if self._decisions.get((session.subject, routed.preview), time.monotonic()) is None:
+            await self.authorize(session.subject, routed.preview)
         return session
 
     def _by_gate(self, inbound: Inbound, routed: Routed) -> Session | None:
@@ -60,20 +76,32 @@ class Gate:
         if self._tickets is None:
             return None
         values = cookie_values(inbound.headers, gate_cookie_name(routed.public))
-        read = (self._tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values)
-        sessions = [session for session in read if session is not None]
-        if len({session.subject for session in sessions}) > 1:
+        sessions = [session for value in values if (session := self._read_gate(self._tickets, value, routed))]
+        if len(sessions) > 1 and len({session.subject for session in sessions}) > 1:
             raise BadRequest("bad_header", detail="gate cookies of several subjects")
         return sessions[0] if sessions else None
+
+    def _read_gate(self, tickets: Tickets, value: bytes, routed: Routed) -> Session | None:
+        """What the cookie says, verified once: a signature does not change, so only its expiry is looked at again."""
+        now = time.time()
+        digest = sha256(value).digest()
+        known = self._gates.get(digest, now)
+        if known is not None and known[0] == routed:
+            return known[1]
+        session = tickets.read_gate(value, origin=routed.public, preview=routed.preview)
+        if session is not None and session.expires_at is not None:
+            self._gates.put(digest, (routed, session), session.expires_at)
+        return session
 
     def has_gate(self, inbound: Inbound, routed: Routed) -> bool:
         """Whether the gate cookie has arrived and holds."""
         return self._by_gate(inbound, routed) is not None
 
     async def authorize(self, subject: str, preview: Preview) -> None:
-        """Raise `NotFound` unless the customer's `authorize` answers exactly True."""
+        """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while."""
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:
             raise NotFound(detail="authorize said no")
         if allowed is not True:
             raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")
+        self._decisions.put((subject, preview), True, time.monotonic() + self._decision_ttl)

@@ -68,7 +68,13 @@ class PreviewProxy:
         self._provider = provider
         self._tickets = tickets
         self._limits = policy.limits
-        self._gate = Gate(authorize=authorize, tickets=tickets, session=session, timeout=self._limits.check_timeout)
+        self._gate = Gate(
+            authorize=authorize,
+            tickets=tickets,
+            session=session,
+            timeout=self._limits.check_timeout,
+            decision_ttl=self._limits.decision_ttl,
+        )
         self._endpoints = Endpoints(self._gate, tickets)
         self._rules = compile_rules(
             policy,

@@ -291,8 +291,8 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             return self._inform(exchange, status)
-        exchange.status_code = status
         self._frame(exchange, status)
+        exchange.status_code = status
         if self._uploading is None:
             self.deadline = NEVER
         exchange.wake()
@@ -318,8 +318,8 @@ class Connection(asyncio.Protocol):
                 chunked = True
             elif name == b"connection" and b"close" in value.lower():
                 close = True
-        if version not in ("1.1", "1.0"):
-            raise ValueError("another version")
+        if version not in ("1.1", "1.0") or (status == 101 and not self._parser.should_upgrade()):
+            raise ValueError("another version, or an upgrade to nothing")
         self._reusable = not close
         if exchange.method == "HEAD" or status in (204, 304):
             self._finish(exchange, b"")

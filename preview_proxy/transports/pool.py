@@ -59,8 +59,14 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; the answer's head has arrived when this returns. Raises `httpx.TransportError`."""
-        if not isinstance(request, UpstreamRequest):
-            request = UpstreamRequest.of(request)
+        if isinstance(request, UpstreamRequest):
+            return await self._ask(request)
+        exchange = await self._ask(UpstreamRequest.of(request))
+        return httpx.Response(
+            exchange.status_code, headers=exchange.raw_headers, stream=exchange, extensions=exchange.extensions
+        )
+
+    async def _ask(self, request: UpstreamRequest) -> Exchange:
         fresh = False
         while True:
             connection = await self._acquire(request, fresh)
