@@ -134,11 +134,28 @@ def company_app(reached: list[str]) -> Starlette:
     return Starlette(routes=[Route("/{rest:path}", page, methods=["GET", "POST"])])
 
 
+def nullspace_provider(nullspace: NullspaceEmulator) -> Nullspace:
+    return Nullspace(
+        api_key=nullspace.api_key,
+        base_url=nullspace.api_url,
+        domains=[nullspace.edge_domain],
+        allow_insecure_loopback=True,
+    )
+
+
 @contextlib.asynccontextmanager
 async def world(
-    *, http: str = "httptools", ws: str = "websockets-sansio", policy: Policy | None = None, **options: Any
+    *,
+    http: str = "httptools",
+    ws: str = "websockets-sansio",
+    policy: Policy | None = None,
+    traffic_token: str | None = None,
+    **options: Any,
 ) -> AsyncIterator[World]:
-    """Everything running, and a gate for the machine's owner. `options` go to `PreviewProxy`."""
+    """Everything running, and a gate for the machine's owner. `options` go to `PreviewProxy`.
+
+    A `provider` is made by a function of the emulator.
+    """
     listener = listening()
     port = listener.getsockname()[1]
     allowed = {OWNER: {MACHINE}}
@@ -148,16 +165,12 @@ async def world(
         return preview.machine in allowed.get(subject, set())
 
     async with DevServer() as dev, NullspaceEmulator() as nullspace:
-        nullspace.add_machine(MACHINE, {3000: dev})
+        nullspace.add_machine(MACHINE, {3000: dev}, traffic_token=traffic_token)
+        provider = options.pop("provider", nullspace_provider)(nullspace)
         proxy = PreviewProxy(
             **{
                 "router": HostPattern("{port}-{machine}." + ZONE, scheme="http", port=port),
-                "provider": Nullspace(
-                    api_key=nullspace.api_key,
-                    base_url=nullspace.api_url,
-                    domains=[nullspace.edge_domain],
-                    allow_insecure_loopback=True,
-                ),
+                "provider": provider,
                 "tickets": Tickets(SECRET, [EMBEDDER]),
                 "authorize": authorize,
                 "policy": policy,

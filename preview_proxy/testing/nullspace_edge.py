@@ -105,8 +105,8 @@ class Exchange:
             await asyncio.wait({upload, sent}, return_when=asyncio.FIRST_COMPLETED)
             return sent.done() and self.machine.their_state is h11.DONE and not self.machine.trailing_data[0]
         finally:
-            await _cancel({upload, download, sent, *cuts})
             self.writer.close()
+            await _cancel({upload, download, sent, *cuts})
 
     @property
     def _switched(self) -> bool:

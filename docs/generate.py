@@ -1,0 +1,224 @@
+"""Writes `docs/reference/` from the tables in the code: `python -m docs.generate`. A test says when it is due."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from textwrap import dedent
+
+import preview_proxy
+from preview_proxy import Limits, Policy, errors
+from preview_proxy.core import cookies, headers, plan, urls
+
+REFERENCE = Path(__file__).parent / "reference"
+
+GENERATED = "<!-- Written by `python -m docs.generate`. Edit the code or docs/generate.py instead. -->"
+
+LIMITS = {
+    "header_count": ("Fields in a request's head.", "`headers_too_large`"),
+    "header_bytes": ("Bytes of their names and values together.", "`headers_too_large`"),
+    "path_bytes": ("Bytes of a request's path.", "`target_too_long`"),
+    "query_bytes": ("Bytes of a request's query.", "`target_too_long`"),
+    "body_bytes": ("Bytes of a request's body; None for no limit. Bodies are streamed.", "`body_too_large`"),
+    "response_header_count": ("Fields in an upstream response's head.", "`upstream_protocol_error`"),
+    "response_header_bytes": ("Bytes of their names and values together.", "`upstream_protocol_error`"),
+    "message_bytes": ("Bytes of one WebSocket message, either way.", "close code 1009"),
+    "connections": ("Connections to one upstream origin with one credential.", "the next waits"),
+    "pool_timeout": ("Seconds to wait for one of them.", "`upstream_busy`"),
+    "connect_timeout": ("Seconds to connect to upstream, TLS included.", "`upstream_timeout`"),
+    "head_timeout": (
+        "Seconds from the end of the upload to the response head. Also for one call of the provider.",
+        "`upstream_timeout`, `provider_timeout`",
+    ),
+    "idle_timeout": (
+        "Seconds without a byte of the response body. Event streams and WebSockets may be silent for ever.",
+        "the connection is cut",
+    ),
+    "write_timeout": ("Seconds for upstream to take what we write.", "`upstream_timeout`; on a WebSocket, close 1011"),
+    "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
+    "decision_ttl": (
+        "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
+        "it is asked again",
+    ),
+    "drain_timeout": ("Seconds that requests under way have left at shutdown. WebSockets end at once.", "1012, or cut"),
+}
+
+POLICY = {
+    "private_headers": "Names that a visitor's request loses before upstream. `x-acme-*` stands for any ending.",
+    "private_cookies": "Cookies that never pass, in either direction. Yours, if they reach the previews' hosts.",
+    "embedders": "Origins whose pages may frame a preview, besides those of `Tickets`. With none: `'none'`.",
+    "limits": "The limits below.",
+}
+
+REWRITES = {
+    "_url": "An address of upstream, or of `localhost` at the preview's own port, becomes the public one.",
+    "_link": "The same, for each target.",
+    "_refresh": "The same, for its URL.",
+    "_allow_origin": "Upstream's own origin becomes the public one; any other value passes.",
+    "_content_security_policy": "Passes without `frame-ancestors`, which the operator decides.",
+    "_set_cookie": (
+        "`Domain` goes. Reserved names are dropped. Where somebody may frame the preview, the cookie gets "
+        f"`Secure; SameSite=None; Partitioned`. At most {cookies.MAX_SET_COOKIES} pass."
+    ),
+}
+
+CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Static", "CookieSession",
+                "StarletteSession", "JWTSession")  # fmt: skip
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text, "utf-8")
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by its file name."""
+    return {"errors.md": errors_page(), "header-rules.md": header_rules_page(), "settings.md": settings_page()}
+
+
+def errors_page() -> str:
+    tree = dedent(inspect.cleandoc(errors.__doc__ or "").split("\n\n")[1])
+    rows = [
+        (f"`{code}`", row.status, row.close_code, "yes" if row.retryable else "no", row.message, row.suggested_action)
+        for code, row in errors.CODES.items()
+    ]
+    return document(
+        "Errors",
+        "What a visitor gets when a preview cannot be shown. The app in the machine answers its own errors, and those "
+        "pass as they are; only answers with the header `x-preview-proxy-error: <code>` are the proxy's.",
+        "- **A navigation** gets a small HTML page with the message, the suggested action, the code and a request id.\n"
+        '- **Everything else** gets JSON: `{"code", "message", "retryable", "suggested_action", "request_id"}`.\n'
+        "- **A WebSocket** is refused with the same status and JSON. A server without ASGI's denial response "
+        "extension closes it instead, with the close code and the code as its reason.\n"
+        "- `Retry-After` is there where the provider, or its kind of failure, says how long to wait.",
+        "The request id is also in the log, in one line of the logger `preview_proxy`: status, method, path without "
+        "query, preview, side (`source`), code and detail. INFO below 500, WARNING from there.",
+        "## Codes",
+        table(("Code", "Status", "Close", "Retryable", "Message", "Suggested action"), rows),
+        "## The exceptions",
+        "A provider or a router may raise them. Any other exception there becomes `provider_failed` or `check_failed`.",
+        f"```text\n{tree}\n```",
+    )
+
+
+def header_rules_page() -> str:
+    every = set(headers.REQUEST_DROPPED)
+    hop = headers.HOP_BY_HOP
+    prefixes = tuple(p for p in headers.REQUEST_DROPPED_PREFIXES if p not in headers.HOP_BY_HOP_PREFIXES)
+    response = tuple(
+        p for p in headers.RESPONSE_DROPPED_PREFIXES if p not in headers.HOP_BY_HOP_PREFIXES + headers.PROVIDER_PREFIXES
+    )
+    rewrites = [(f"`{name.decode()}`", REWRITES[rule.__name__]) for name, rule in sorted(plan._REWRITES.items())]
+    return document(
+        "Header rules",
+        "What passes between the visitor and the machine. A field that no rule below names passes as it is: order, "
+        "duplicates and bytes unchanged. HTTP and WebSocket handshakes follow the same rules.",
+        "## Both ways: dropped",
+        f"Hop-by-hop (RFC 9110 §7.6.1): {names(hop, headers.HOP_BY_HOP_PREFIXES)}, and every name that `Connection` "
+        "lists.",
+        f"Providers' namespaces: {names((), headers.PROVIDER_PREFIXES)}.",
+        "## Towards the machine",
+        f"Dropped: {names(every - hop - {b'cookie', b'host', b'referer', b'content-length'}, prefixes)}.",
+        "Dropped too: `Policy.private_headers`, what the session declares that it reads, every name with an `_` or "
+        "that is no token, and the names of the provider's credential.",
+        table(
+            ("Field", "Becomes"),
+            (
+                ("`host`", "The host of upstream."),
+                ("`cookie`", "One field, in the visitor's order, without the reserved names below."),
+                ("`referer`", "The preview's own pages: whole. Another site's: its origin only."),
+                ("`origin`", "Unchanged, after it was checked."),
+                ("`content-length`", "As declared, or `transfer-encoding: chunked`. The body is held to it."),
+                ("`sec-websocket-*`", "Our own handshake; the visitor's subprotocols, and no extension."),
+                ("`x-forwarded-host`", "The public host. A visitor's own is dropped."),
+                ("`x-forwarded-proto`", "The public scheme. Likewise."),
+                ("`x-forwarded-for`", "The address of ASGI's `scope['client']`. Likewise."),
+                ("the credential", "Added last, below the transport seam. Only to the endpoint it was given for."),
+            ),
+        ),
+        f"Query parameters dropped, however they are written: {names(urls.RESERVED_PARAMETERS)}. Path and query pass "
+        "byte for byte otherwise.",
+        "## Towards the visitor",
+        f"Dropped: {names(headers.RESPONSE_DROPPED - hop, response)}, `cdn-cache-control` and `*-cdn-cache-control`. "
+        "So is any field that repeats the credential.",
+        table(("Field", "Becomes"), (*rewrites, ("`content-security-policy`", "One more: `frame-ancestors …`."))),
+        "## Reserved cookies",
+        f"Never pass, in either direction: {names((), cookies._OURS + cookies._PROVIDER_PREFIXES)} in any case, "
+        "`Policy.private_cookies`, the cookies that the session declares, and names that parsers read "
+        "differently.",
+    )
+
+
+def settings_page() -> str:
+    limits = [(f"`{name}`", default, *LIMITS[name]) for name, default in described(Limits, LIMITS)]
+    policy = [(f"`{name}`", default, POLICY[name]) for name, default in described(Policy, POLICY)]
+    classes = [part for name in CONSTRUCTORS for part in constructor(getattr(preview_proxy, name))]
+    return document(
+        "Settings",
+        "`PreviewProxy(policy=Policy(...))` takes the tables; the constructors further down take the rest. A value "
+        "that could not work raises a `ValueError` at construction; most are `ConfigurationError`.",
+        "## Policy",
+        table(("Name", "Default", "Meaning"), policy),
+        "## Limits",
+        "Sizes in bytes, times in seconds.",
+        table(("Name", "Default", "Bounds", "Beyond it"), limits),
+        *classes,
+    )
+
+
+def described(kind: type, texts: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Name and default of every field. Raises `ValueError` where `texts` has other names than the class."""
+    found = fields(kind)
+    if [field.name for field in found] != list(texts):
+        raise ValueError(f"docs/generate.py does not describe the fields of {kind.__name__}")
+    return [(field.name, default_text(field.default)) for field in found]
+
+
+def default_text(value: object) -> str:
+    if value is MISSING:
+        return "the defaults"
+    if isinstance(value, int) and value >= 1024 and value % 1024 == 0:
+        size, unit = (value // 1024**2, "MiB") if value % 1024**2 == 0 else (value // 1024, "KiB")
+        return f"`{value}` ({size} {unit})"
+    return f"`{value!r}`"
+
+
+def constructor(kind: type) -> list[str]:
+    """A class's own words, and how it is called."""
+    call = f"{kind.__name__}{parameters(kind.__init__)}"  # type: ignore[misc]
+    text = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+    return [f"## {kind.__name__}", f"```text\n{call}\n```", text]
+
+
+def parameters(function: Callable[..., None]) -> str:
+    lines = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in lines:
+            lines.append("*")
+        default = "" if parameter.default is parameter.empty else f" = {value_text(parameter.default)}"
+        lines.append(f"{parameter.name}: {parameter.annotation}{default}")
+    return "(\n" + "".join(f"    {line},\n" for line in lines) + ")"
+
+
+def value_text(value: object) -> str:
+    return f"{value.__module__}.{value.__name__}" if inspect.isbuiltin(value) else repr(value)
+
+
+def names(exact: Iterable[str | bytes], prefixes: Iterable[bytes] = ()) -> str:
+    found = {name if isinstance(name, str) else name.decode() for name in exact}
+    return ", ".join(f"`{name}`" for name in sorted(found | {prefix.decode() + "*" for prefix in prefixes}))
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def document(title: str, *parts: str) -> str:
+    return "\n\n".join((GENERATED, f"# {title}", *parts)) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from preview_proxy.core.policy import Limits, Policy
+
+
+def test_p18_every_default_is_finite_but_the_body() -> None:
+    unlimited = [field.name for field in fields(Limits) if getattr(Limits(), field.name) is None]
+    assert unlimited == ["body_bytes"]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_v01_a_limit_that_would_refuse_everything_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"Limits.{name} must be greater than 0"):
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1, 0.001, 10**12])
+def test_any_positive_limit_is_taken(value: Any) -> None:
+    assert Limits(idle_timeout=value, body_bytes=1).idle_timeout == value
+
+
+def test_e13_embedders_are_origins() -> None:
+    assert Policy(embedders=("https://app.acme.com", "http://localhost:3000")).embedders
+    for embedder in ("*", "app.acme.com", "https://app.acme.com/", "https://*.acme.com"):
+        with pytest.raises(ValueError, match="is not an origin"):
+            Policy(embedders=(embedder,))
+
+
+def test_a_policy_can_be_left_out() -> None:
+    assert Policy() == Policy(private_headers=(), private_cookies=(), embedders=(), limits=Limits())

@@ -1,0 +1,19 @@
+"""A bounded memory of answers."""
+
+from __future__ import annotations
+
+from preview_proxy.core.recent import Recent
+
+
+def test_an_answer_holds_until_its_time() -> None:
+    recent: Recent[str, int] = Recent(10)
+    recent.put("a", 1, until=5.0)
+    assert (recent.get("a", 4.9), recent.get("a", 5.0), recent.get("b", 0)) == (1, None, None)
+
+
+def test_the_oldest_goes_first() -> None:
+    recent: Recent[int, int] = Recent(2)
+    for number in (1, 2, 1, 3):
+        recent.put(number, number, until=9)
+    assert [recent.get(number, 0) for number in (1, 2, 3)] == [1, None, 3]
+    assert len(recent) == 2

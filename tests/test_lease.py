@@ -1,0 +1,123 @@
+"""What a refused credential leads to, and how often."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from preview_proxy import Nullspace, Origin, Preview, Routed, Static, Target
+from preview_proxy.errors import CODES, CredentialRejected, NotFound, PreviewProxyError, ProviderError
+from preview_proxy.lease import RENEWABLE, TargetLease
+from preview_proxy.providers.base import Provider
+from preview_proxy.providers.cache import MINT_INTERVAL, TargetCache
+from preview_proxy.providers.static import fixed_target
+
+pytestmark = pytest.mark.anyio
+
+PREVIEW = Preview("m1", 3000)
+ROUTED = Routed(PREVIEW, Origin("https", "3000-m1.previews.example", 443))
+EXPIRED = CredentialRejected("preview_proxy_token_expired")
+JSON = ((b"content-type", b"application/json"),)
+SAYS_EXPIRED = b'{"error": "expired", "code": "preview_proxy_token_expired"}'
+
+
+class Minting:
+    """A provider whose every target is new, and whose `now` is the cache's clock."""
+
+    def __init__(self) -> None:
+        self.mints = 0
+        self.now = 1_000_000.0
+
+    async def resolve(self, preview: Preview) -> Target:
+        self.mints += 1
+        http, websocket = fixed_target("https://http.example").http, fixed_target("https://socket.example").http
+        return Target(f"target {self.mints}", http, websocket, self.now + 900)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def lease(
+    provider: Provider, kind: Literal["http", "websocket"] = "http", cache: TargetCache | None = None
+) -> TargetLease:
+    return TargetLease(kind, ROUTED, cache or TargetCache(provider, timeout=1), provider)
+
+
+async def test_h12_each_transport_gets_its_own_endpoint() -> None:
+    for kind in ("http", "websocket"):
+        route = await lease(Minting(), kind).route()
+        assert route.endpoint.origin.host == {"http": "http.example", "websocket": "socket.example"}[kind]
+        assert (route.preview, route.public) == ROUTED
+
+
+async def test_a_target_without_the_transport_is_404() -> None:
+    only_http = Static({PREVIEW: Target("t", fixed_target("https://up.example").http, None)})
+    await lease(only_http).route()
+    with pytest.raises(NotFound, match="no websocket endpoint"):
+        await lease(only_http, "websocket").route()
+
+
+async def test_a_providers_failure_comes_through() -> None:
+    with pytest.raises(NotFound):
+        await lease(Static({})).route()
+
+
+def test_only_a_provider_that_can_is_asked_to_explain() -> None:
+    plain = lease(Static({}))
+    assert not plain.may_explain(401, JSON)
+    assert plain.explain(401, JSON, SAYS_EXPIRED) is None
+    edge = lease(Nullspace("canary-api-key", base_url="https://api.example"))
+    assert edge.may_explain(401, JSON)
+    assert not edge.may_explain(200, JSON)
+    error = edge.explain(401, JSON, SAYS_EXPIRED)
+    assert error is not None
+    assert error.code == "preview_proxy_token_expired"
+    assert edge.explain(401, JSON, b'{"error": "the app\'s own"}') is None
+
+
+async def test_only_what_a_new_credential_cures_renews_it() -> None:
+    assert set(CODES) >= RENEWABLE
+    for code in CODES:
+        provider = Minting()
+        cache = TargetCache(provider, timeout=1, clock=provider.clock)
+        held = lease(provider, cache=cache)
+        await held.route()
+        provider.now += MINT_INTERVAL
+        assert held.renew(PreviewProxyError(code)) is (code in RENEWABLE)
+        await held.route()
+        assert provider.mints == (2 if code in RENEWABLE else 1)
+
+
+def test_before_anything_was_asked_there_is_nothing_to_renew() -> None:
+    assert not lease(Minting()).renew(EXPIRED)
+
+
+async def test_v04_a_preview_that_forges_refusals_costs_one_mint_per_interval() -> None:
+    provider = Minting()
+    cache = TargetCache(provider, timeout=1, clock=provider.clock)
+    for _ in range(100):
+        for kind in ("http", "websocket"):
+            held = lease(provider, kind, cache)
+            await held.route()
+            held.renew(EXPIRED)
+        provider.now += 1
+    assert provider.mints == 1 + 100 // MINT_INTERVAL
+
+
+async def test_a_refusal_of_a_target_that_is_gone_costs_nothing() -> None:
+    provider = Minting()
+    cache = TargetCache(provider, timeout=1, clock=provider.clock)
+    slow, quick = lease(provider, cache=cache), lease(provider, cache=cache)
+    await slow.route()
+    await quick.route()
+    provider.now += MINT_INTERVAL
+    assert quick.renew(EXPIRED)
+    await quick.route()
+    assert slow.renew(EXPIRED)
+    await slow.route()
+    assert provider.mints == 2
+
+
+def test_what_the_providers_switches_say_is_not_renewable() -> None:
+    assert not lease(Minting()).renew(ProviderError("preview_machine_disabled"))
