@@ -9,6 +9,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from preview_proxy.core.models import DEFAULT_PORTS, HOST, Origin, Preview
@@ -85,7 +86,12 @@ class HostPattern:
         expression = re.escape(label).replace(r"\{machine\}", r"(?P<machine>[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?)")
         self._expression = re.compile(expression.replace(r"\{port\}", "(?P<port>[1-9][0-9]{0,4})"))
 
+        self._remembered = lru_cache(maxsize=4096)(self._match)
+
     async def __call__(self, authority: str) -> Routed | None:
+        return self._remembered(authority)
+
+    def _match(self, authority: str) -> Routed | None:
         host = authority.partition(":")[0]
         if host != self._zone and not host.endswith("." + self._zone):
             return None

@@ -24,7 +24,7 @@ class TargetLease:
         self._kind = kind
         self._routed = routed
         self._cache = cache
-        self._explainer = provider if isinstance(provider, SupportsExplainError) else None
+        self._provider = provider
         self._target: Target | None = None
 
     async def route(self) -> Route:
@@ -36,10 +36,15 @@ class TargetLease:
         return Route(self._routed.preview, self._routed.public, endpoint)
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
-        return self._explainer is not None and self._explainer.may_explain(status, headers)
+        # asked of failures only: `isinstance` of a protocol is slow
+        if status < 400 or not isinstance(self._provider, SupportsExplainError):
+            return False
+        return self._provider.may_explain(status, headers)
 
     def explain(self, status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError | None:
-        return self._explainer.explain_error(status, headers, body) if self._explainer else None
+        if not isinstance(self._provider, SupportsExplainError):
+            return None
+        return self._provider.explain_error(status, headers, body)
 
     def renew(self, error: PreviewProxyError) -> bool:
         if error.code not in RENEWABLE or self._target is None:

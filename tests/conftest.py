@@ -1,10 +1,27 @@
-"""Fixtures for every test."""
+"""Fixtures for every test, and the list of those skipped for want of a program."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.programs import NEEDS
+
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List, program by program, the tests that were skipped for want of one."""
+    skipped: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        if reason.startswith(NEEDS):
+            skipped.setdefault(reason.removeprefix(NEEDS), []).append(report.nodeid)
+    if skipped:
+        terminalreporter.section("not run for want of a program")
+    for program, tests in sorted(skipped.items()):
+        terminalreporter.write_line(program)
+        for test in tests:
+            terminalreporter.write_line(f"    {test}")

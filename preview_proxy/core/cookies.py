@@ -21,6 +21,7 @@ DEVELOPMENT_GATE_COOKIE = "pp-development"
 
 # RFC 9110 §5.6.2
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_TOKEN = re.compile(rb"[!#$%&\'*+\-.^_`|~0-9A-Za-z]+\Z")
 # RFC 6265bis §5.6: a longer attribute value is ignored, a longer name-value pair refuses the cookie
 MAX_ATTRIBUTE, MAX_PAIR = 1024, 4096
 MAX_SET_COOKIES = 50
@@ -30,6 +31,8 @@ _AFTER_SPACE = re.compile(rb"\s([^\s=]+)\s*=")
 _OURS = (GATE_COOKIE.lower().encode(), DEVELOPMENT_GATE_COOKIE.lower().encode())
 # Continuation cookies of provider edges; Nullspace publishes no name, so its whole namespace is kept out.
 _PROVIDER_PREFIXES = (b"__ns_", b"__ns-", b"nullspace_", b"nullspace-", b"daytona-sandbox-auth-", b"bl_preview_token")
+
+_RESERVED_PREFIXES = _OURS + _PROVIDER_PREFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +47,23 @@ class ReservedCookies:
 
     def __contains__(self, name: bytes) -> bool:
         folded = name.lower()
-        return folded in self.names or folded.startswith(_OURS + _PROVIDER_PREFIXES)
+        return folded in self.names or folded.startswith(_RESERVED_PREFIXES)
 
 
 def is_token(name: bytes) -> bool:
     """Whether `name` is a token of RFC 9110 §5.6.2."""
-    return bool(name) and TOKEN.issuperset(name)
+    return _TOKEN.match(name) is not None
 
 
 def filter_cookies(values: Iterable[bytes], reserved: ReservedCookies) -> bytes:
     """One `Cookie` value for upstream: the pairs whose name is a token and not reserved, in order, bytes unchanged."""
-    return b"; ".join(pair for pair, name in _pairs(values) if _passes(pair, name, reserved))
+    return b"; ".join([pair for pair, name in _pairs(values) if _passes(pair, name, reserved)])
 
 
 def _passes(pair: bytes, name: bytes, reserved: ReservedCookies) -> bool:
-    return is_token(name) and not any(read in reserved for read in (name, *_AFTER_SPACE.findall(pair)))
+    if name in reserved or not is_token(name):
+        return False
+    return not any(read in reserved for read in _AFTER_SPACE.findall(pair))
 
 
 def cookie_values(headers: RawHeaders, name: str) -> list[bytes]:

@@ -6,10 +6,11 @@ added later still, by the transport. On the way back: rewrite, then strip last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, is_token, rewrite_set_cookie
+from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, rewrite_set_cookie
 from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
     check_values,
@@ -22,6 +23,9 @@ from preview_proxy.core.models import Accept, Endpoint, Inbound, Origin, Outboun
 from preview_proxy.core.policy import Limits, Policy
 from preview_proxy.core.urls import request_target, rewrite_link, rewrite_refresh, rewrite_url
 from preview_proxy.core.websocket import check_handshake, offered_subprotocols
+
+# RFC 9110 §5.1: names are tokens, here a line each
+_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*\Z")
 
 # RFC 9110 §6.4.1 and §15.3.6: responses that have no content whatever upstream sends after the head.
 _BODILESS = frozenset({204, 205, 304})
@@ -95,13 +99,23 @@ def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]
 
 
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
-    headers = [(b"host", route.endpoint.origin.authority.encode())]
-    ours = {name for name, _ in route.endpoint.credentials}
-    headers += [pair for pair in end_to_end(inbound.headers, rules.passes) if pair[0] not in ours]
-    hop = nominated(inbound.headers)
-    if b"cookie" not in hop and (cookies := filter_cookies(inbound.values(b"cookie"), rules.cookies)):
-        headers.append((b"cookie", cookies))
-    for referer in inbound.values(b"referer")[: b"referer" not in hop]:
+    endpoint, passes = route.endpoint, rules.passes
+    not_ours = nominated(inbound.headers) | endpoint.credential_names
+    headers = [(b"host", endpoint.origin.authority.encode())]
+    cookies, referers = [], []
+    for pair in inbound.headers:
+        name = pair[0]
+        if name in not_ours:
+            continue
+        if passes(name):
+            headers.append(pair)
+        elif name == b"cookie":
+            cookies.append(pair[1])
+        elif name == b"referer":
+            referers.append(pair[1])
+    if cookies and (kept := filter_cookies(cookies, rules.cookies)):
+        headers.append((b"cookie", kept))
+    for referer in referers[:1]:
         headers += [(b"referer", kept) for kept in _referer(referer, route.public)]
     headers.append((b"x-forwarded-host", route.public.authority.encode()))
     headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
@@ -147,17 +161,21 @@ def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route,
 def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
     _check_head(headers, rules.limits)
     kept = []
-    cookies = 0
     for name, value in end_to_end(headers, response_name_passes):
-        if name == b"set-cookie":
-            cookies += 1
-            if cookies > MAX_SET_COOKIES:
-                continue
         rewrite = _REWRITES.get(name)
         changed = rewrite(value, route, rules) if rewrite else value
-        if changed is not None and not route.endpoint.leaks(changed):
+        if changed is not None:
             kept.append((name, changed))
+    if sum([name == b"set-cookie" for name, _ in kept]) > MAX_SET_COOKIES:
+        kept = _without_excess_cookies(kept)
+    if route.endpoint.leaks(b"\n".join([value for _, value in kept])):
+        return [pair for pair in kept if not route.endpoint.leaks(pair[1])]
     return kept
+
+
+def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    places = [place for place, (name, _) in enumerate(headers) if name == b"set-cookie"][MAX_SET_COOKIES:]
+    return [pair for place, pair in enumerate(headers) if place not in places]
 
 
 def _check_head(headers: RawHeaders, limits: Limits) -> None:
@@ -165,7 +183,8 @@ def _check_head(headers: RawHeaders, limits: Limits) -> None:
     size = sum([len(name) + len(value) for name, value in headers])
     if len(headers) > limits.response_header_count or size > limits.response_header_bytes:
         raise Rejected("upstream_protocol_error", f"{len(headers)} header fields, {size} bytes")
-    if not all(is_token(name) for name, _ in headers):
+    names = b"\n".join([name for name, _ in headers])
+    if headers and (names.count(b"\n") != len(headers) - 1 or not _NAMES.match(names)):
         raise Rejected("upstream_protocol_error", "a header name is no token")
     check_values(headers, "upstream_protocol_error")
 

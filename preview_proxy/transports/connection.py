@@ -8,97 +8,20 @@ llhttp is strict: Content-Length with Transfer-Encoding, two lengths, obs-fold, 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterable, Callable
 from typing import Any, cast
 
 import httptools
 import httpx
 
-from preview_proxy.core.policy import Limits
-from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
+from preview_proxy.transports.response import NEVER, PooledResponse
+from preview_proxy.transports.upgraded import Upgraded
 
-PAUSE_AT = 64 * 1024  # bytes held for a slow reader before upstream is no longer read
 MAX_HEAD = 64 * 1024
 MAX_INFORMATIONAL = 32  # RFC 9110 §15.2 sets no bound
 # Chunk framing costs at most a few bytes for each of content; extensions and trailers may not cost for ever.
 MAX_OVERHEAD = 64 * 1024
 OVERHEAD_PER_BYTE = 8
-NEVER = float("inf")
-
-
-class Exchange(UpstreamResponse):
-    """A response on the wire. Its connection fills it; once it is whole, the connection is free for the next."""
-
-    def __init__(self, connection: Connection, request: UpstreamRequest, limits: Limits) -> None:
-        super().__init__(0, [], limits.idle_timeout)
-        self.method = request.method
-        self.head_timeout = limits.head_timeout
-        self.on_informational = request.on_informational
-        self.failure: Exception | None = None
-        self._connection: Connection | None = connection
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        return self._connection is None and self.failure is None
-
-    async def read_chunk(self) -> bytes | None:
-        if not self._chunks and self._connection is not None:
-            await self._wait(self.idle_timeout)
-        if self._chunks:
-            chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
-            self._held = 0
-            if self._connection is not None:
-                self._connection.resume()
-            return chunk
-        if self.failure is not None:
-            raise self.failure
-        return None
-
-    async def wait_head(self) -> None:
-        """Until the head is there. Raises what prevented it."""
-        if not self.status_code and self._connection is not None:
-            await self._wait(None)
-        if not self.status_code and self.failure is not None:
-            raise self.failure
-
-    async def _wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the sweep
-        connection = cast("Connection", self._connection)
-        self._waiter = connection.loop.create_future()
-        if timeout is not None:
-            connection.arm(timeout)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if timeout is not None:
-                connection.deadline = NEVER
-
-    def wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def push(self, data: bytes) -> bool:
-        """Add bytes of the body; whether the reader is so far behind that upstream should wait."""
-        self._chunks.append(data)
-        self._held += len(data)
-        self.wake()
-        return self._held > PAUSE_AT
-
-    def end(self, failure: Exception | None = None) -> None:
-        """The connection is done with this exchange: it is whole, or it failed."""
-        self._connection = None
-        self.failure = failure
-        self.wake()
-
-    async def aclose(self) -> None:
-        if self._connection is not None:
-            self._connection.abandon(self)
 
 
 class Connection(asyncio.Protocol):
@@ -124,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._closed = closed
         self._hurry = hurry
         self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: PooledResponse | None = None
         self._parser: Any = None
         self._remaining = -1  # of a body of known length; -1: the parser, or the end of the connection, tells
         self._until_eof = False
@@ -140,7 +63,7 @@ class Connection(asyncio.Protocol):
 
     # What the pool calls
 
-    def start(self, exchange: Exchange, head: bytes) -> None:
+    def start(self, exchange: PooledResponse, head: bytes) -> None:
         """Send a request's head, and read its response into `exchange`."""
         self._exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
@@ -178,7 +101,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def abandon(self, exchange: Exchange) -> None:
+    def abandon(self, exchange: PooledResponse) -> None:
         """The reader is done. An unfinished exchange takes its connection along."""
         if self._exchange is exchange:
             self.break_off(httpx.ReadError("the response was abandoned"))
@@ -214,7 +137,7 @@ class Connection(asyncio.Protocol):
         else:
             self._check_bounds(exchange)
 
-    def _known_length(self, exchange: Exchange, data: bytes) -> None:
+    def _known_length(self, exchange: PooledResponse, data: bytes) -> None:
         """The body of a declared length, which needs no parser."""
         excess = len(data) - self._remaining
         if excess > 0:
@@ -227,7 +150,7 @@ class Connection(asyncio.Protocol):
         elif exchange.push(data):
             self._pause()
 
-    def _check_bounds(self, exchange: Exchange) -> None:
+    def _check_bounds(self, exchange: PooledResponse) -> None:
         if not exchange.status_code:
             if self._bytes > MAX_HEAD:
                 self._violation("the head does not end")
@@ -297,7 +220,7 @@ class Connection(asyncio.Protocol):
             self.deadline = NEVER
         exchange.wake()
 
-    def _inform(self, exchange: Exchange, status: int) -> None:
+    def _inform(self, exchange: PooledResponse, status: int) -> None:
         self._informational += 1
         if self._informational > MAX_INFORMATIONAL:
             raise ValueError("too many informational responses")
@@ -305,7 +228,7 @@ class Connection(asyncio.Protocol):
             exchange.on_informational(status, exchange.raw_headers)
         exchange.raw_headers = []
 
-    def _frame(self, exchange: Exchange, status: int) -> None:
+    def _frame(self, exchange: PooledResponse, status: int) -> None:
         """How long the body is (RFC 9112 §6.3), and whether the connection outlives it (§9.3)."""
         version = self._parser.get_http_version()
         close, chunked, length = version != "1.1", False, -1
@@ -350,7 +273,7 @@ class Connection(asyncio.Protocol):
 
     # The end of an exchange
 
-    def _finish(self, exchange: Exchange, last: bytes) -> None:
+    def _finish(self, exchange: PooledResponse, last: bytes) -> None:
         self._exchange = None
         self.deadline = NEVER
         if last:
@@ -399,7 +322,7 @@ class Connection(asyncio.Protocol):
             await self._writable
             self.deadline = NEVER
 
-    def _upgrade(self, exchange: Exchange, leftover: bytes) -> None:
+    def _upgrade(self, exchange: PooledResponse, leftover: bytes) -> None:
         """The connection is a byte stream from here on, and no longer the pool's."""
         self._exchange = None
         self.deadline = NEVER
@@ -407,77 +330,3 @@ class Connection(asyncio.Protocol):
         exchange.extensions["network_stream"] = self.upgraded
         exchange.end()
         self._closed(self)
-
-
-class Upgraded:
-    """The byte stream behind a 101. Bytes are pushed to the receiver; until there is one, they are held."""
-
-    def __init__(self, transport: asyncio.Transport, leftover: bytes) -> None:
-        self._transport = transport
-        self._held = [leftover] if leftover else []
-        self._lost = False
-        self._writable: asyncio.Future[None] | None = None
-        self.is_blocked = False
-        self._receive: Callable[[bytes], None] | None = None
-        self._end: Callable[[], None] | None = None
-
-    def attach(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None:
-        """Push all bytes to `receive`, and call `end` once when no more can come."""
-        self._receive, self._end = receive, end
-        held, self._held = self._held, []
-        for data in held:
-            receive(data)
-        self.resume()
-        if self._lost:
-            end()
-
-    def feed(self, data: bytes) -> None:
-        if self._receive is not None:
-            self._receive(data)
-        else:
-            self._held.append(data)
-            self.pause()
-
-    def lost(self) -> None:
-        self._lost = True
-        self.drained()
-        if self._end is not None:
-            self._end()
-
-    def pause(self) -> None:
-        """Stop reading, for a receiver that is behind."""
-        if not self._lost and self._transport.is_reading():
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        if not self._lost and not self._transport.is_reading() and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def write(self, data: bytes) -> bool:
-        """Send; False when the stream is gone."""
-        if self._lost or self._transport.is_closing():
-            return False
-        self._transport.write(data)
-        return True
-
-    def block(self) -> None:
-        """The event loop's buffer is full: `drain` waits."""
-        self.is_blocked = True
-        self._writable = asyncio.get_running_loop().create_future()
-
-    def drained(self) -> None:
-        self.is_blocked = False
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-
-    async def drain(self) -> None:
-        """Wait until more may be written, or the stream is gone."""
-        if self._writable is not None and not self._writable.done():
-            await self._writable
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    async def aclose(self) -> None:
-        """What httpx's ``network_stream`` calls it."""
-        self.abort()

@@ -18,8 +18,9 @@ import httpx
 from preview_proxy.core.certificates import certificate_matches
 from preview_proxy.core.models import Origin
 from preview_proxy.core.policy import Limits
-from preview_proxy.transports.connection import Connection, Exchange
+from preview_proxy.transports.connection import Connection
 from preview_proxy.transports.request import UpstreamRequest
+from preview_proxy.transports.response import PooledResponse
 
 KEEPALIVE = 15.0  # seconds; shorter than what dev servers' front ends keep, so that we seldom race their close
 SWEEP = 0.25
@@ -66,7 +67,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             exchange.status_code, headers=exchange.raw_headers, stream=exchange, extensions=exchange.extensions
         )
 
-    async def _ask(self, request: UpstreamRequest) -> Exchange:
+    async def _ask(self, request: UpstreamRequest) -> PooledResponse:
         fresh = False
         while True:
             connection = await self._acquire(request, fresh)
@@ -83,8 +84,8 @@ class UpstreamPool(httpx.AsyncBaseTransport):
     def _may_repeat(request: UpstreamRequest) -> bool:
         return request.method in IDEMPOTENT and not request.outbound.has_body
 
-    async def _send(self, connection: Connection, request: UpstreamRequest) -> Exchange:
-        exchange = Exchange(connection, request, self._limits)
+    async def _send(self, connection: Connection, request: UpstreamRequest) -> PooledResponse:
+        exchange = PooledResponse(connection, request, self._limits)
         connection.start(exchange, request.head())
         if request.outbound.has_body:
             chunked = request.outbound.content_length is None

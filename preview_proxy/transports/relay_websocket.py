@@ -14,9 +14,9 @@ from preview_proxy.core.models import Accept, Inbound, Rejected
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, from_rejected
-from preview_proxy.transports.connection import Upgraded
 from preview_proxy.transports.exchange import Lease, Run, ask, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
+from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import Closed, PulledStream, WebSocketStream
 
 GRACE = 1.0
