@@ -97,6 +97,10 @@ class Gate:
         """Whether the gate cookie has arrived and holds."""
         return self._by_gate(inbound, routed) is not None
 
+    def forget(self, subject: str | None, preview: Preview | None) -> None:
+        """Ask `authorize` anew about `subject` and `preview`, None standing for any."""
+        self._decisions.forget(lambda known: subject in (None, known[0]) and (preview is None or preview == known[1]))
+
     async def authorize(self, subject: str, preview: Preview) -> None:
         """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while."""
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")

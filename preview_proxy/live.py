@@ -13,21 +13,24 @@ from typing import Literal
 import anyio
 from starlette.types import Receive
 
+from preview_proxy.core.models import Preview
 from preview_proxy.errors import PreviewProxyError
 
 PATIENCE = 0.1
 """Seconds after which a relay is watched, and between two sweeps."""
 
 Kind = Literal["http", "websocket"]
-Cut = Literal["left", "drained"]
+Cut = Literal["left", "drained", "revoked"]
 
 
 class _Relay:
     """One relay: the task it runs in, and what cut it short."""
 
-    __slots__ = ("cut", "kind", "receive", "since", "task", "uploaded", "watcher")
+    __slots__ = ("cut", "kind", "preview", "receive", "since", "subject", "task", "uploaded", "watcher")
 
-    def __init__(self, kind: Kind, task: asyncio.Task[None], since: float) -> None:
+    def __init__(self, subject: str, preview: Preview | None, kind: Kind, task: asyncio.Task[None], since: float) -> None:
+        self.subject = subject
+        self.preview = preview
         self.kind = kind
         self.task = task
         self.since = since
@@ -39,7 +42,7 @@ class _Relay:
     def end(self, cut: Cut) -> None:
         if self.cut is None:
             self.cut = cut
-            self.task.cancel()
+            self.task.cancel(cut)
 
     async def watch(self, receive: Receive) -> None:
         """Until the visitor has left, once nobody else reads from them."""
@@ -63,16 +66,23 @@ class LiveRelays:
         return len(self._relays)
 
     async def run(
-        self, kind: Kind, operation: Awaitable[None], receive: Receive | None, uploaded: anyio.Event | None = None
+        self,
+        kind: Kind,
+        operation: Awaitable[None],
+        receive: Receive | None,
+        uploaded: anyio.Event | None = None,
+        *,
+        subject: str = "",
+        preview: Preview | None = None,
     ) -> Cut | None:
-        """Await `operation`; what cut it short, if anything did.
+        """Await `operation`, which shows `preview` to `subject`; what cut it short, if anything did.
 
         With `receive`, a visitor who leaves ends it within some tenths of a second; `uploaded` is set when nobody
         else reads from them any more. Raises ``shutting_down`` during a drain, and what `operation` raises.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers on asyncio call apps in a task
-        relay = _Relay(kind, task, asyncio.get_running_loop().time())
+        relay = _Relay(subject, preview, kind, task, asyncio.get_running_loop().time())
         relay.receive, relay.uploaded = receive, uploaded
         self._relays.add(relay)
         if self._sweeping is None:
@@ -125,6 +135,17 @@ class LiveRelays:
             if self._sweeping is not None and not self._relays:
                 self._sweeping.cancel()
                 self._sweeping = None
+
+    def revoke(self, subject: str | None, preview: Preview | None) -> int:
+        """End what shows `preview` to `subject`, None standing for any; how many relays that were."""
+        found = [
+            relay
+            for relay in self._relays
+            if subject in (None, relay.subject) and (preview is None or preview == relay.preview)
+        ]
+        for relay in found:
+            relay.end("revoked")
+        return len(found)
 
     def _end(self, kind: Kind) -> None:
         for relay in self._relays:

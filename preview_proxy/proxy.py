@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Self
 
 import httpx
 from starlette.exceptions import HTTPException
@@ -122,10 +124,11 @@ class PreviewProxy:
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
-        await self._gate.admit(visit.scope, inbound, routed)
+        session = await self._gate.admit(visit.scope, inbound, routed)
         lease = TargetLease(inbound.kind, routed, self._targets, self._provider)
         self._live.refuse_if_draining()
-        ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, self._live.run
+        run = partial(self._live.run, subject=session.subject, preview=routed.preview)
+        ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
         if inbound.kind == "http":
             await relay_http(*ends)
         else:
@@ -169,14 +172,35 @@ class PreviewProxy:
 
     async def _public_origin(self, preview: Preview, host: str | None) -> Origin:
         if host is not None:
-            routed = await self._router(host)
+            try:
+                routed = await self._router(host)
+            except Misdirected:
+                routed = None
             if routed is None or routed.preview != preview:
-                raise ValueError(f"{host!r} does not show {preview}")
+                raise ValueError(f"{host!r} does not show {preview}; give the host in lower case, with its port if any")
             return routed.public
         origin = self._router.host_for(preview)
         if origin is None:
             raise ValueError(f"the router has no host for {preview}; pass host=")
         return origin
+
+    def revoke(self, *, subject: str | None = None, preview: Preview | None = None) -> int:
+        """Take access back, in this process: what `authorize` said is asked anew, and what is open ends now.
+
+        Call it when `subject` signs out, when `preview` changes hands, or with both. Make `authorize` say no first:
+        a gate that is still valid is asked about again. WebSockets close with 4403, downloads and event streams are
+        cut; the number of them is returned.
+        """
+        if subject is None and preview is None:
+            raise ValueError("name the subject, the preview, or both")
+        self._gate.forget(subject, preview)
+        return self._live.revoke(subject, preview)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,14 @@ from starlette.types import ASGIApp
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_ready = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_ready.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the test runner's own
@@ -29,16 +38,11 @@ async def serving(
     """Serve `app` with uvicorn until the block ends."""
     config = uvicorn.Config(app, http=http, ws=ws, lifespan="on", log_level="warning", timeout_graceful_shutdown=5)
     server = _Server(config)
-
-    async def run() -> None:
-        await server.serve(sockets=[listener])
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(run)
-        with anyio.fail_after(5):
-            while not server.started:
-                await anyio.sleep(0.005)
-        try:
-            yield
-        finally:
-            server.should_exit = True
+    # not in a task group: a test that fails must still let the server end in good order
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await server.is_ready.wait()
+        yield
+    finally:
+        server.should_exit = True
+        await running

@@ -58,7 +58,7 @@ SIGNED_IN: set[str] = set()
 
 
 async def authorize(subject: str, preview: Preview) -> bool:
-    """Whether this user may see this preview. Asked for every request, so that a sign-out ends it too."""
+    """Whether this user may see this preview. A yes stands for some seconds, or until `proxy.revoke`."""
     owners = {project.machine: project.owner for project in PROJECTS.values()}
     return preview.port == PREVIEW_PORT and owners.get(preview.machine) == subject and subject in SIGNED_IN
 
@@ -201,7 +201,9 @@ async def login(request: Request) -> Response:
 
 @routes.post("/logout", dependencies=[SameOrigin])
 async def logout(request: Request) -> Response:
-    SIGNED_IN.discard(request.session.pop("user", ""))
+    user = request.session.pop("user", "")
+    SIGNED_IN.discard(user)
+    request.app.state.proxy.revoke(subject=user)
     return RedirectResponse("/login", 303)
 
 

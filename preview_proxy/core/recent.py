@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -26,6 +27,11 @@ class Recent(Generic[K, V]):
         self._answers[key] = until, value
         if len(self._answers) > self._size:
             del self._answers[next(iter(self._answers))]
+
+    def forget(self, matches: Callable[[K], bool]) -> None:
+        """Drop the answers whose key matches."""
+        for key in [key for key in self._answers if matches(key)]:
+            del self._answers[key]
 
     def __len__(self) -> int:
         return len(self._answers)

@@ -27,7 +27,7 @@ OVERHEAD_PER_BYTE = 8
 class Connection(asyncio.Protocol):
     """The pool's side of a TCP or TLS connection.
 
-    `release` gets it back after each exchange, `closed` once it is the pool's no more; `hurry` is told of deadlines.
+    `release` gets it back after each exchange, `closed` once it is the pool's no more.
     """
 
     def __init__(
@@ -36,7 +36,6 @@ class Connection(asyncio.Protocol):
         *,
         release: Callable[[Connection], None],
         closed: Callable[[Connection], None],
-        hurry: Callable[[float], None],
     ) -> None:
         self.loop = loop
         self.deadline = NEVER
@@ -45,7 +44,6 @@ class Connection(asyncio.Protocol):
         self.is_open = True
         self._release = release
         self._closed = closed
-        self._hurry = hurry
         self._transport: asyncio.Transport | None = None
         self._exchange: PooledResponse | None = None
         self._parser: Any = None
@@ -80,7 +78,6 @@ class Connection(asyncio.Protocol):
     def arm(self, timeout: float) -> None:
         """Fail the exchange unless something happens within `timeout` seconds, give or take a sweep."""
         self.deadline = self.loop.time() + timeout
-        self._hurry(timeout)
 
     def expire(self) -> None:
         """The deadline has passed."""

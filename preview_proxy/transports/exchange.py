@@ -13,6 +13,7 @@ from preview_proxy.core.models import RawHeaders
 from preview_proxy.core.plan import Route
 from preview_proxy.errors import (
     BadRequest,
+    NotFound,
     PreviewProxyError,
     Unreachable,
     UpstreamError,
@@ -57,7 +58,7 @@ class Run(Protocol):
         operation: Awaitable[None],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
-    ) -> Literal["left", "drained"] | None: ...
+    ) -> Literal["left", "drained", "revoked"] | None: ...
 
 
 # One row per branch of httpx's tree; a subclass takes the row of its nearest parent.
@@ -84,6 +85,13 @@ def translate(error: Exception) -> PreviewProxyError:
             ours, code = _TRANSLATIONS[kind]
             return ours(code, detail=type(error).__name__)
     return UpstreamProtocol(detail=type(error).__name__)
+
+
+def cut_short(cut: str | None) -> PreviewProxyError | None:
+    """What to tell the visitor of a relay that was cut short; None for one that was not, or who has left."""
+    if cut == "drained":
+        return PreviewProxyError("shutting_down", detail="cut short by a shutdown")
+    return NotFound(detail="access was revoked") if cut == "revoked" else None
 
 
 async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:

@@ -24,7 +24,6 @@ from preview_proxy.transports.response import PooledResponse
 
 KEEPALIVE = 15.0  # seconds; shorter than what dev servers' front ends keep, so that we seldom race their close
 SWEEP = 0.25
-FASTEST_SWEEP = 0.01
 # RFC 9110 §9.2.2: may be sent again if the connection broke before anything of an answer came
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
@@ -56,63 +55,81 @@ class UpstreamPool(httpx.AsyncBaseTransport):
         self._connections: dict[Connection, Key] = {}
         self._contexts: dict[bool, ssl.SSLContext] = {}
         self._sweeping: asyncio.TimerHandle | None = None
-        self._interval = SWEEP
+        shortest = min(self._limits.head_timeout, self._limits.idle_timeout, self._limits.write_timeout)
+        self._interval = min(SWEEP, shortest / 4)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; the answer's head has arrived when this returns. Raises `httpx.TransportError`."""
-        if isinstance(request, UpstreamRequest):
-            return await self._ask(request)
-        exchange = await self._ask(UpstreamRequest.of(request))
-        return httpx.Response(
-            exchange.status_code, headers=exchange.raw_headers, stream=exchange, extensions=exchange.extensions
-        )
+        if not isinstance(request, UpstreamRequest):
+            response = await self.send(UpstreamRequest.of(request))
+            return httpx.Response(
+                response.status_code, headers=response.raw_headers, stream=response, extensions=response.extensions
+            )
+        return await self.send(request)
 
-    async def _ask(self, request: UpstreamRequest) -> PooledResponse:
-        fresh = False
-        while True:
-            connection = await self._acquire(request, fresh)
-            reused = connection.requests > 0
+    async def send(self, request: UpstreamRequest) -> PooledResponse:
+        """The same for a planned request."""
+        endpoint = request.outbound.endpoint
+        line = self._lines.get((endpoint.origin, endpoint.scope))
+        connection = self._idle(line) if line is not None else None
+        if connection is not None:
+            response = self._start(connection, request)
             try:
-                return await self._send(connection, request)
+                await response.wait_head()
+                return response
             except (httpx.ReadError, httpx.RemoteProtocolError):
                 # The upstream closed it as we wrote: nothing was read, so it may go out once more, on a new one.
-                if fresh or not reused or not connection.received_nothing or not self._may_repeat(request):
+                if not connection.received_nothing or not self._may_repeat(request):
                     raise
-            fresh = True
+            except BaseException:
+                await response.aclose()
+                raise
+            self._close_idle(line)
+        response = self._start(await self._acquire(request), request)
+        try:
+            await response.wait_head()
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
 
     @staticmethod
     def _may_repeat(request: UpstreamRequest) -> bool:
         return request.method in IDEMPOTENT and not request.outbound.has_body
 
-    async def _send(self, connection: Connection, request: UpstreamRequest) -> PooledResponse:
-        exchange = PooledResponse(connection, request, self._limits)
-        connection.start(exchange, request.head())
+    def _start(self, connection: Connection, request: UpstreamRequest) -> PooledResponse:
+        response = PooledResponse(connection, request, self._limits)
+        connection.start(response, request.head())
         if request.outbound.has_body:
             chunked = request.outbound.content_length is None
             connection.upload(request.body, chunked=chunked, write_timeout=self._limits.write_timeout)
         else:
             connection.arm(self._limits.head_timeout)
-        try:
-            await exchange.wait_head()
-        except BaseException:
-            await exchange.aclose()
-            raise
-        return exchange
+        return response
 
     # Acquiring and releasing
 
-    async def _acquire(self, request: UpstreamRequest, fresh: bool) -> Connection:
+    @staticmethod
+    def _idle(line: _Line) -> Connection | None:
+        while line.idle:
+            connection = line.idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    @staticmethod
+    def _close_idle(line: _Line | None) -> None:
+        """They are of the same age as the one that was closed under our hands."""
+        while line is not None and line.idle:
+            line.idle.pop().close()
+
+    async def _acquire(self, request: UpstreamRequest) -> Connection:
+        """An idle connection, or a new one, as soon as there may be one."""
         endpoint = request.outbound.endpoint
         key = (endpoint.origin, endpoint.scope)
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line()
-        while line.idle:
-            connection = line.idle.pop()
-            if fresh:
-                connection.close()
-            elif connection.is_open:
-                return connection
         while line.count >= self._limits.connections:
             waited = await self._wait(line)
             if waited is None:
@@ -178,7 +195,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
     async def _connect(self, key: Key, line: _Line, request: UpstreamRequest) -> Connection:
         """A new connection, for which a place is taken already."""
         loop = asyncio.get_running_loop()
-        connection = Connection(loop, release=self._release, closed=self._closed, hurry=self._hurry)
+        connection = Connection(loop, release=self._release, closed=self._closed)
         failure: httpx.TransportError | None = None
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
@@ -196,7 +213,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             self._leave(line)
             raise failure
         self._connections[connection] = key
-        self._hurry(SWEEP)
+        self._sweep_later()
         return connection
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, connection: Connection, origin: Origin) -> None:
@@ -224,14 +241,8 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     # Time
 
-    def _hurry(self, timeout: float) -> None:
-        """Have the sweep come often enough for a deadline this near."""
-        interval = min(SWEEP, max(FASTEST_SWEEP, timeout / 4))
-        if interval < self._interval and self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
+    def _sweep_later(self) -> None:
         if self._sweeping is None:
-            self._interval = min(interval, self._interval)
             self._sweeping = asyncio.get_running_loop().call_later(self._interval, self._sweep)
 
     def _sweep(self) -> None:
@@ -248,7 +259,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             if not line.count:
                 del self._lines[key]
         if self._connections:
-            self._hurry(SWEEP)
+            self._sweep_later()
 
     async def aclose(self) -> None:
         """Close every connection; what is under way on them fails."""

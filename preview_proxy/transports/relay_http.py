@@ -22,7 +22,7 @@ from preview_proxy.errors import (
     PreviewProxyError,
     from_rejected,
 )
-from preview_proxy.transports.exchange import ClientGone, Lease, Run, ask, explanation, translate
+from preview_proxy.transports.exchange import ClientGone, Lease, Run, ask, cut_short, explanation, translate
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 
@@ -137,9 +137,7 @@ async def relay_http(
     relay = _Relay(inbound, lease, rules, transport, body, send)
     failure: PreviewProxyError | None = None
     try:
-        cut = await run("http", relay.run(), receive, body.over)
-        if cut == "drained":
-            failure = PreviewProxyError("shutting_down", detail="cut short by a shutdown")
+        failure = cut_short(await run("http", relay.run(), receive, body.over))
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except ClientGone:

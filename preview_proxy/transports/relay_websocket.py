@@ -14,7 +14,7 @@ from preview_proxy.core.models import Accept, Inbound, Rejected
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, from_rejected
-from preview_proxy.transports.exchange import Lease, Run, ask, explanation, translate
+from preview_proxy.transports.exchange import Lease, Run, ask, cut_short, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import Closed, PulledStream, WebSocketStream
@@ -42,8 +42,7 @@ async def relay_websocket(
     dialling = _Dialling(inbound, lease, rules, transport)
     failure: PreviewProxyError | None = None
     try:
-        if await run("websocket", dialling.run(), receive) == "drained":
-            failure = PreviewProxyError("shutting_down", detail="cut short by a shutdown")
+        failure = cut_short(await run("websocket", dialling.run(), receive))
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
@@ -120,11 +119,13 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
         down.task.cancel()
         upstream.close(*closing)
         await upstream.wait_closed()
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
         if down.is_done():
             return
-        upstream.close(1012, "")
-        await _send(send, {"type": "websocket.close", "code": 1012, "reason": "restarting"})
+        revoked = cancelled.args == ("revoked",)
+        upstream.close(1001 if revoked else 1012, "")
+        code, reason = (4403, "revoked") if revoked else (1012, "restarting")
+        await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
         raise
     finally:
         down.task.cancel()

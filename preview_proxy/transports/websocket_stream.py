@@ -85,7 +85,8 @@ class WebSocketStream:
     def _message(self, message: Message) -> None:
         opcode, payload = message
         if opcode == PING:
-            self._write(PONG, payload)
+            if not self._stream.is_blocked:  # a peer that does not read its pongs gets none to keep
+                self._write(PONG, payload)
         elif opcode != PONG:
             self._queued += len(payload)
             self._put(payload.decode() if opcode == TEXT else payload)
