@@ -28,7 +28,9 @@ class _Relay:
 
     __slots__ = ("cut", "kind", "preview", "receive", "since", "subject", "task", "uploaded", "watcher")
 
-    def __init__(self, subject: str, preview: Preview | None, kind: Kind, task: asyncio.Task[None], since: float) -> None:
+    def __init__(
+        self, subject: str, preview: Preview | None, kind: Kind, task: asyncio.Task[None], since: float
+    ) -> None:
         self.subject = subject
         self.preview = preview
         self.kind = kind

@@ -493,3 +493,35 @@ async def test_v09_the_proxys_own_drain_ends_sockets_at_once_and_requests_after_
                     assert (await read_answer(slow)).body == b"released"
                 assert (await read_answer(sse)).complete is False
                 await dev.wait_for(lambda dev: dev.open_connections == 0)
+
+
+async def test_v09_a_visitor_who_does_not_read_holds_no_shutdown_up() -> None:
+    listener = listening()
+    port = listener.getsockname()[1]
+    async with DevServer() as dev:
+        sent = 0
+
+        @dev.websocket("/flood")
+        async def flood(socket: machine.WebSocket) -> None:
+            nonlocal sent
+            await socket.accept()
+            while True:
+                await socket.send_bytes(bytes(64 * 1024))
+                sent += 1
+
+        proxy = proxy_at(port, dev, Limits(drain_timeout=0.2))
+        site = Site(port, dev)
+        async with serving(proxy, listener), site.connected() as stream:
+            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Origin": f"http://{site.host}"}
+            key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+            await stream.send(site.request("/flood", **upgrade, **key))
+            with anyio.fail_after(20):
+                seen, quiet = 0, 0
+                while quiet < 20:
+                    await anyio.sleep(0.02)
+                    quiet = quiet + 1 if seen == sent > 0 else 0
+                    seen = sent
+            with anyio.fail_after(5):
+                await proxy.aclose()
+            with anyio.fail_after(5):
+                await dev.wait_for(lambda dev: dev.open_connections == 0)

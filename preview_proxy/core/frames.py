@@ -6,7 +6,7 @@ grows, and in fragments, which may be empty. Payloads are joined once, never cop
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from preview_proxy.core.websocket import SENDABLE
 
@@ -23,7 +23,7 @@ PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
 class Message(NamedTuple):
     """A whole message, or a ping's or pong's payload."""
 
-    opcode: Literal[1, 2, 9, 10]
+    opcode: int
     payload: bytes
 
 
@@ -144,11 +144,11 @@ class FrameReader:
         if opcode == TEXT and not _is_utf8(whole):
             self._break(INVALID_DATA, events)
         else:
-            events.append(Message(opcode, whole))  # type: ignore[arg-type]
+            events.append(Message(opcode, whole))
 
     def _control(self, payload: bytes, events: list[Event]) -> None:
         if self._opcode != CLOSE:
-            events.append(Message(self._opcode, payload))  # type: ignore[arg-type]
+            events.append(Message(self._opcode, payload))
             return
         code = int.from_bytes(payload[:2]) if payload else None
         if len(payload) == 1 or (code is not None and code not in SENDABLE and not 3000 <= code <= 4999):

@@ -29,7 +29,7 @@ SERVERS: Expected = (400, None)
 """uvicorn's own answer."""
 HOST, TARGET, HEADER, FRAMING = (400, "bad_host"), (400, "bad_target"), (400, "bad_header"), (400, "bad_framing")
 METHOD, LONG, LARGE = (405, "method_not_allowed"), (414, "target_too_long"), (431, "headers_too_large")
-MISDIRECTED = (421, "misdirected")
+MISDIRECTED, UPGRADE = (421, "misdirected"), (400, "bad_upgrade")
 
 GET = "GET /echo?canary-query HTTP/1.1"
 POST = "POST /body?canary-query HTTP/1.1"
@@ -167,8 +167,8 @@ BAD = [
         "chunked on HTTP/1.0", FRAMING, line="POST /body HTTP/1.0", fields=("Transfer-Encoding: chunked",), body=CHUNKED
     ),
     # P-15: upgrades
-    post("h2c with a length", (400, "bad_upgrade"), None, "Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5", body=b"hello"),
-    post("h2c with chunks", (400, "bad_upgrade"), None, "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked"),
+    post("h2c with a length", UPGRADE, None, "Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5", body=b"hello"),
+    post("h2c with chunks", UPGRADE, None, "Connection: Upgrade", "Upgrade: h2c", "Transfer-Encoding: chunked"),
     # P-18: sizes
     bad("101 headers", LARGE, fields=tuple(f"X-{number}: canary" for number in range(98))),
     bad("2000 headers", LARGE, fields=tuple(f"X-{number}: canary" for number in range(2000))),
@@ -186,9 +186,13 @@ BAD = [
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
-async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    async with world(http=request.param) as made:
-        made.parser = request.param  # type: ignore[attr-defined]
+def parser(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+async def w(parser: str) -> AsyncIterator[World]:
+    async with world(http=parser) as made:
         yield made
 
 
@@ -202,15 +206,15 @@ def says_nothing(answer: Answer, w: World) -> None:
 
 
 def one_line(caplog: pytest.LogCaptureFixture, w: World, answer: Answer, code: str | None) -> None:
-    """What was logged: one line for an answer of ours, none where the server answered."""
+    """What was logged: one line. None, or one about the broken body, where the server answered."""
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("preview_proxy")]
-    assert len(messages) == (0 if code is None else 1)
+    assert len(messages) == 1 or (code is None and not messages)
     secrets = [token for grant in w.nullspace.grants.values() for token in grant.tokens.values()]
     for message in messages:
         assert message.isprintable()
         assert message.isascii()
         assert f" {answer.status} " in message
-        assert code in message if code else True
+        assert code is None or code in message
         for secret in (*secrets, w.gate, w.nullspace.api_key, "__ns_preview", "canary", "?"):
             assert secret not in message
 
@@ -228,9 +232,9 @@ def code_of(answer: Answer) -> str | None:
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
 async def test_a_malformed_request_gets_one_answer_and_reaches_nobody(
-    w: World, case: Bad, caplog: pytest.LogCaptureFixture
+    w: World, parser: str, case: Bad, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = case.httptools if w.parser == "httptools" else case.h11  # type: ignore[attr-defined]
+    expected = case.httptools if parser == "httptools" else case.h11
     before = len(w.nullspace.edge_requests), w.nullspace.mints, list(w.reached_app)
     with caplog.at_level(logging.DEBUG):
         answer = await w.raw(case.wire(w))
@@ -248,9 +252,8 @@ async def test_a_malformed_request_gets_one_answer_and_reaches_nobody(
         b"GET /\x00\r\n\r\n",
         b"\r\n\r\n\r\n\r\nx\r\n\r\n",
         b"\x00" * 100 + b"\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
     ],
-    ids=["TLS", "half a line", "blank lines", "zeros", "another version"],
+    ids=["TLS", "half a line", "blank lines", "zeros"],
 )
 async def test_what_is_not_http_is_the_servers_to_refuse(
     w: World, wire: bytes, caplog: pytest.LogCaptureFixture
@@ -284,19 +287,18 @@ async def test_p15_an_upgrade_without_a_body_is_ignored(w: World) -> None:
 
 async def test_p16_trailers_are_discarded(w: World) -> None:
     fields = {"Transfer-Encoding": "chunked", "Trailer": "Host, Cookie", "Expect": "100-continue", "Origin": w.origin}
-    request = w.request("/body", method="POST", headers=fields)
-    late = (
-        b"5\r\nhello\r\n0\r\nHost: evil.example\r\nX-Nullspace-Preview-Proxy-Token: canary\r\nCookie: canary=1\r\n\r\n"
-    )
+    seen = len(w.dev.received)
     async with _connected(w) as stream:
-        await stream.send(request + late)
+        await stream.send(w.request("/body", method="POST", headers=fields))
+        await w.dev.wait_for(lambda dev: len(dev.received) > seen)
+        await stream.send(b"5\r\nhello\r\n0\r\nHost: evil.example\r\nX-Nullspace-Preview-Proxy-Token: canary\r\n\r\n")
         received = b""
-        while b"hello" not in received:
+        while not received.endswith(b"0\r\n\r\n"):
             received += await stream.receive()
-    names = {name.lower() for name, _ in w.dev.received[-1].headers}
-    assert not {b"expect", b"trailer", b"te"} & names
-    assert b"canary" not in w.nullspace.edge_raw.split(b"POST /body")[-1]
-    assert w.nullspace.edge_requests[-1].host.startswith(f"3000-{MACHINE}.")
+    assert b"hello" in received
+    assert not {b"expect", b"trailer", b"te"} & {name.lower() for name, _ in w.dev.received[-1].headers}
+    assert b"evil.example" not in w.nullspace.edge_raw
+    assert b"canary\r\n" not in w.nullspace.edge_raw.split(b"POST /body")[-1]
 
 
 @pytest.mark.parametrize("chunks", [b"zz\r\n", b"5\r\nhello!\r\n", b"-1\r\n", b"5\r\nhel"])
@@ -524,7 +526,7 @@ async def test_v05_a_request_without_a_body_is_sent_again_with_a_new_credential(
                 assert (await stream.receive()).startswith(b"HTTP/1.1 101 ")
         assert w.nullspace.mints == 2
         verdicts = [request.verdict for request in w.nullspace.edge_requests]
-        assert verdicts == ["served", f"preview_proxy_token_{how}{'d' if how[-1] == 'e' else ''}", "served"]
+        assert verdicts == ["served", f"preview_proxy_token_{how}d", "served"]
         getattr(w.nullspace, how)()
         for _ in range(5):
             assert (await w.raw(knock(w, kind))).status == 502
@@ -535,7 +537,7 @@ async def test_v05_a_request_without_a_body_is_sent_again_with_a_new_credential(
             assert w.nullspace.mints == 3
 
 
-async def test_v05_a_body_is_never_sent_twice() -> None:
+async def test_v05_a_body_is_never_sent_twice_but_the_next_one_finds_a_new_credential() -> None:
     async with world() as w:
         assert (await w.get("/echo")).status == 200
         later(w, 31)
@@ -546,8 +548,8 @@ async def test_v05_a_body_is_never_sent_twice() -> None:
         assert [request.method for request in w.nullspace.edge_requests].count(b"POST") == 1
         assert w.nullspace.edge_raw.count(b"canary") == 1
         assert [request.method for request in w.dev.received] == [b"GET"]
-        assert (await w.get("/echo")).status == 200
         assert (await w.raw(head + b"canary", method="POST")).body == b"canary"
+        assert w.nullspace.mints == 2
 
 
 async def test_v04_refusals_that_the_preview_forges_cost_one_mint_in_30_seconds() -> None:

@@ -166,7 +166,8 @@ async def fail_at_each_phase(scene: Scene, cookie: dict[str, str]) -> None:
     with pytest.raises(Exception, match="403"):
         async with dial(w, "/denied"):
             pass
-    assert (await w.get("/echo", headers={**cookie, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})).status == 403
+    elsewhere = {**cookie, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert (await w.get("/echo", headers=elsewhere)).status == 403
     w.nullspace.expire()
     assert (await w.get("/echo", headers=cookie)).status in (200, 502)
     w.nullspace.unreachable(MACHINE)

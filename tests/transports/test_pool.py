@@ -315,7 +315,7 @@ async def test_a_slow_reader_holds_upstream_back(dev: DevServer, pool: UpstreamP
     held = response._connection._transport  # type: ignore[attr-defined]
     with anyio.fail_after(5):
         while held.is_reading():
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
     assert response._held < 1024 * 1024  # type: ignore[attr-defined]
     size = len(first)
     async for chunk in response:
