@@ -86,7 +86,7 @@ class Gate:
         now = time.time()
         digest = sha256(value).digest()
         known = self._gates.get(digest, now)
-        if known is not None and known[0] == routed:
+        if known is not None and (known[0] is routed or known[0] == routed):
             return known[1]
         session = tickets.read_gate(value, origin=routed.public, preview=routed.preview)
         if session is not None and session.expires_at is not None:

@@ -98,29 +98,29 @@ class PreviewProxy:
     async def serve(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp | None) -> None:
         """Answer an ``http`` or ``websocket`` scope of a preview's host; hand any other to `app`, untouched."""
         visit = Visit(scope, receive, send, self._rules.frame_ancestors)
-        found = await visit.attempt(self._find(visit, app))
-        if found is not None:
-            await visit.attempt(self._show(visit, *found))
-        elif app is not None and not visit.refused:
+        answered = await visit.attempt(self._answer(visit, app))
+        if answered is False and app is not None:
             await app(scope, receive, send)
 
-    async def _find(self, visit: Visit, app: ASGIApp | None) -> tuple[Routed, str] | None:
-        """The preview that the host shows, and the host. None leaves the request to `app`."""
+    async def _answer(self, visit: Visit, app: ASGIApp | None) -> bool:
+        """Whether the host is a preview's; if so the visitor has their answer."""
         value = host_field(visit.headers)
         authority = parse_authority(value, visit.scope.get("scheme", "http"))
         if authority is not None:
             routed = await check(self._router(authority), timeout=self._limits.check_timeout, what="the router")
             if routed is not None:
-                return routed, authority
+                await self._show(visit, routed, authority)
+                return True
         elif app is None or self._router.claims(value):
             raise Rejected("bad_host", "not a host name")
         if app is None:
             raise Misdirected(detail="a host that is no preview's")
-        return None
+        return False
 
     async def _show(self, visit: Visit, routed: Routed, authority: str) -> None:
         visit.preview = routed.preview
-        await visit.connected()
+        if visit.scope["type"] == "websocket":
+            await visit.connected()
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)

@@ -72,7 +72,7 @@ def cookie_values(headers: RawHeaders, name: str) -> list[bytes]:
     More than one means that something planted a second: the caller decides which of them verifies, if any.
     """
     wanted = name.encode("latin-1")
-    fields = [value for key, value in headers if key == b"cookie"]
+    fields = [value for key, value in headers if key == b"cookie" and wanted in value]
     return [pair[len(key) + 1 :].strip(b" \t") for pair, key in _raw_pairs(fields) if key.strip(b" \t") == wanted]
 
 

@@ -140,7 +140,7 @@ class Target:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Inbound:
     """The request as it came, copied from the ASGI scope before anything awaits (servers append to theirs).
 
@@ -163,7 +163,11 @@ class Inbound:
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of a header field, in order."""
-        return [value for key, value in self.headers if key == name]
+        return [value for key, value in self.headers if key == name] if name in self._names else []
+
+    @cached_property
+    def _names(self) -> frozenset[bytes]:
+        return frozenset([name for name, _ in self.headers])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -15,9 +16,12 @@ from preview_proxy.core.policy import Limits
 # RFC 9110 §9.3.6 and §9.3.8: tunnels and echoes of credentials. TRACK is IIS's TRACE; PRI opens HTTP/2 (RFC 9113 §3.4).
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE", "TRACK", "PRI"})
 
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 # RFC 9112 §3.2.1 origin-form: what a request line can carry without being read as something else.
 _PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _QUERY = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]*\Z")
+_FRAMING = (b"content-length", b"transfer-encoding")
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 # What `quote` may leave as it is in a path (RFC 3986 §3.3 pchar and "/")
@@ -26,7 +30,7 @@ _SAFE = "/:@!$&'()*+,;=~-._"
 
 def raw_headers(scope: Mapping[str, Any]) -> RawHeaders:
     """A copy of the scope's header fields. Take it first: uvicorn appends trailers to the live list."""
-    return tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"])
+    return tuple([(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]])
 
 
 def host_field(headers: RawHeaders) -> bytes:
@@ -37,6 +41,7 @@ def host_field(headers: RawHeaders) -> bytes:
     return hosts[0]
 
 
+@lru_cache(maxsize=512)
 def parse_authority(value: bytes, scheme: str) -> str | None:
     """``host`` or ``host:port`` in lower case, without trailing dot or default port; None for anything else."""
     host, colon, port = value.decode("latin-1").lower().partition(":")
@@ -50,7 +55,8 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
     """The `Inbound` of an ``http`` or ``websocket`` scope, or `Rejected` with the reason."""
     kind: Literal["http", "websocket"] = scope["type"]
     method = scope["method"] if kind == "http" else "GET"
-    check_method(method)
+    if method not in _USUAL:
+        check_method(method)
     check_size(headers, limits)
     check_values(headers, "bad_header")
     path, query = origin_form(scope)
@@ -58,7 +64,8 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
         raise Rejected("target_too_long", f"{len(path)} bytes of path, {len(query)} of query")
     version = scope.get("http_version", "1.1")
     has_body, length = body_framing(headers, method, version) if kind == "http" else (False, None)
-    check_upgrade(kind, headers, has_body)
+    if has_body:
+        check_upgrade(headers)
     return Inbound(
         kind=kind,
         method=method,
@@ -112,8 +119,9 @@ def _without_prefix(path: bytes, prefix: bytes) -> bytes:
 
 def body_framing(headers: RawHeaders, method: str, version: str) -> tuple[bool, int | None]:
     """(has a body, its declared length). Two statements of the length are `Rejected("bad_framing")` (RFC 9112 §6.3)."""
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    framing = [(name, value) for name, value in headers if name in _FRAMING]
+    lengths = [value for name, value in framing if name == b"content-length"]
+    codings = [value for name, value in framing if name == b"transfer-encoding"]
     if len(lengths) + len(codings) > 1:
         raise Rejected("bad_framing", "more than one of Content-Length and Transfer-Encoding")
     if codings:
@@ -128,10 +136,8 @@ def body_framing(headers: RawHeaders, method: str, version: str) -> tuple[bool, 
     return version not in ("1.0", "1.1") and method not in ("GET", "HEAD"), None
 
 
-def check_upgrade(kind: str, headers: RawHeaders, has_body: bool) -> None:
+def check_upgrade(headers: RawHeaders) -> None:
     """An upgrade that is not WebSocket is ignored without a body; with one, servers disagree whose bytes follow."""
-    if kind != "http" or not has_body:
-        return
     for name, value in headers:
         if name == b"upgrade" and value.strip(b" \t").lower() != b"websocket":
             raise Rejected("bad_upgrade", "an upgrade with a body")

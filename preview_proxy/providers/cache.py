@@ -89,12 +89,16 @@ class TargetCache:
 
         Raises what the provider raised if that is a `PreviewProxyError`, and `ProviderError` for anything else.
         """
+        entry = self._entries.pop(preview, None)
+        if entry is not None:
+            self._entries[preview] = entry  # now the most recently used
+            if isinstance(found := entry.at(self._clock()), Fresh):
+                return found.target
         outcome: Target | PreviewProxyError | None = None
         while outcome is None:
             found = self.lookup(preview, self._clock())
             flight = self._flights.get(preview)
             if isinstance(found, Fresh) or (isinstance(found, Stale) and flight is not None):
-                self._entries[preview] = self._entries.pop(preview)  # now the most recently used
                 outcome = found.target
             elif flight is not None:
                 await flight.done.wait()
