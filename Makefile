@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench bench-quick clean
 
 demo: $(READY)
 	@$(BIN)/python -m examples.demo
@@ -17,6 +18,17 @@ check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Needs nginx, caddy and wrk, and says so. `make bench ARGS="--only get-32 ours nginx"` measures that alone.
+bench: $(BENCH_READY)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-quick: $(BENCH_READY)
+	@$(BIN)/python -m tests.bench --quick $(ARGS)
+
+$(BENCH_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
 
 $(READY): pyproject.toml
 	@echo "Setting up $(VENV): about a minute the first time."

@@ -59,6 +59,7 @@ class LiveRelays:
     """Runs relays, and ends them when their visitor leaves or the server stops."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._relays: set[_Relay] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
@@ -84,7 +85,10 @@ class LiveRelays:
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers on asyncio call apps in a task
-        relay = _Relay(subject, preview, kind, task, asyncio.get_running_loop().time())
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # what a closed loop left behind would never be swept
+            self._loop, self._relays, self._sweeping = loop, set(), None
+        relay = _Relay(subject, preview, kind, task, loop.time())
         relay.receive, relay.uploaded = receive, uploaded
         self._relays.add(relay)
         if self._sweeping is None:

@@ -42,8 +42,8 @@ class _Line:
 class UpstreamPool(httpx.AsyncBaseTransport):
     """Connections to upstreams, at most `limits.connections` for each origin and credential.
 
-    `new_context` makes a TLS context that verifies certificates, of your own authority perhaps. A pool belongs to
-    the event loop that first uses it.
+    `new_context` makes a TLS context that verifies certificates, of your own authority perhaps. On another
+    event loop it starts anew.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
     ) -> None:
         self._limits = limits or Limits()
         self._new_context = new_context
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lines: dict[Key, _Line] = {}
         self._connections: dict[Connection, Key] = {}
         self._contexts: dict[bool, ssl.SSLContext] = {}
@@ -69,6 +70,8 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     async def send(self, request: UpstreamRequest) -> PooledResponse:
         """The same for a planned request."""
+        if self._loop is not asyncio.get_running_loop():
+            self._move()
         endpoint = request.outbound.endpoint
         line = self._lines.get((endpoint.origin, endpoint.scope))
         connection = self._idle(line) if line is not None else None
@@ -92,6 +95,11 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             await response.aclose()
             raise
         return response
+
+    def _move(self) -> None:
+        """Start anew on the running event loop. Connections of another one are lost with it."""
+        self._loop = asyncio.get_running_loop()
+        self._lines, self._connections, self._sweeping = {}, {}, None
 
     @staticmethod
     def _may_repeat(request: UpstreamRequest) -> bool:

@@ -181,9 +181,9 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
 
 
 async def _send(send: Send, message: Message) -> bool:
-    """Whether the visitor was still there: the ASGI spec has `send` raise OSError after a disconnect."""
+    """Whether the visitor was still there: `send` raises OSError after a disconnect, or RuntimeError after a close."""
     try:
         await send(message)
-    except OSError:
+    except (OSError, RuntimeError):
         return False
     return True

@@ -368,3 +368,16 @@ async def tls_server(context: ssl.SSLContext) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+
+
+def test_another_event_loop_finds_a_working_pool() -> None:
+    """As with a test client that runs each request in a loop of its own."""
+    pool = UpstreamPool()
+
+    async def once() -> int:
+        async with DevServer() as server:
+            status, _ = await fetch(pool, request(server))
+            await pool.aclose()
+            return status
+
+    assert [anyio.run(once), anyio.run(once)] == [200, 200]
