@@ -29,8 +29,8 @@ LIMITS = {
     "pool_timeout": ("Seconds to wait for one of them.", "`upstream_busy`"),
     "connect_timeout": ("Seconds to connect to upstream, TLS included.", "`upstream_timeout`"),
     "head_timeout": (
-        "Seconds from the end of the upload to the response head. Also for one call of the provider.",
-        "`upstream_timeout`, `provider_timeout`",
+        "Seconds from the end of the upload to the response head.",
+        "`upstream_timeout`",
     ),
     "idle_timeout": (
         "Seconds without a byte of the response body. Event streams and WebSockets may be silent for ever.",
@@ -38,6 +38,7 @@ LIMITS = {
     ),
     "write_timeout": ("Seconds for upstream to take what we write.", "`upstream_timeout`; on a WebSocket, close 1011"),
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
+    "provider_timeout": ("Seconds for one call of the provider.", "`provider_timeout`"),
     "decision_ttl": (
         "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
         "it is asked again",

@@ -52,6 +52,7 @@ class Gate:
         self._session = session
         self._timeout = timeout
         self._decision_ttl = decision_ttl
+        self._forgotten = 0
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
         self._decisions: Recent[tuple[str, Preview], bool] = Recent(MEMORY)
         # a token in a header is sent on purpose; cookies, and whatever a plain function reads, by any page that asks
@@ -99,13 +100,16 @@ class Gate:
 
     def forget(self, subject: str | None, preview: Preview | None) -> None:
         """Ask `authorize` anew about `subject` and `preview`, None standing for any."""
+        self._forgotten += 1
         self._decisions.forget(lambda known: subject in (None, known[0]) and (preview is None or preview == known[1]))
 
     async def authorize(self, subject: str, preview: Preview) -> None:
         """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while."""
+        forgotten = self._forgotten
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:
             raise NotFound(detail="authorize said no")
         if allowed is not True:
             raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")
-        self._decisions.put((subject, preview), True, time.monotonic() + self._decision_ttl)
+        if self._forgotten == forgotten:  # else this yes may be older than the revocation
+            self._decisions.put((subject, preview), True, time.monotonic() + self._decision_ttl)

@@ -84,7 +84,7 @@ class PreviewProxy:
             headers=getattr(session, "headers", ()),
             embedders=tickets.embedders if tickets else (),
         )
-        self._targets = TargetCache(provider, timeout=self._limits.head_timeout)
+        self._targets = TargetCache(provider, timeout=self._limits.provider_timeout)
         self._transport = _upstream(transport, self._limits)
         self._live = LiveRelays()
 
@@ -130,7 +130,7 @@ class PreviewProxy:
         run = partial(self._live.run, subject=session.subject, preview=routed.preview)
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
         if inbound.kind == "http":
-            await relay_http(*ends)
+            await relay_http(*ends, offers=visit.scope.get("extensions") or ())
         else:
             await relay_websocket(*ends, can_deny=visit.can_deny)
 

@@ -322,7 +322,7 @@ async def test_a_ticket_may_choose_among_hosts_that_show_the_preview() -> None:
     proxy = proxy_of(router)
     assert (await proxy.ticket(PREVIEW, subject=OWNER)).origin == "https://3000-m1.previews.example"
     assert (await proxy.ticket(PREVIEW, subject=OWNER, host="shop.example")).origin == "https://shop.example"
-    for host in ("other.example", "nowhere.example"):
+    for host in ("other.example", "nowhere.example", "x.previews.example"):
         with pytest.raises(ValueError, match="does not show"):
             await proxy.ticket(PREVIEW, subject=OWNER, host=host)
 
@@ -382,6 +382,42 @@ async def test_the_apps_lifespan_happens_and_the_proxy_closes_before_its_shutdow
     sent = await lifespan(PreviewProxyMiddleware(inner, proxy=proxy))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert order == [("lifespan.startup", 0), ("lifespan.shutdown", 1)]
+
+
+async def test_as_a_context_the_proxy_closes_what_it_holds() -> None:
+    provider = Closable({})
+    async with PreviewProxy(
+        router=PATTERN, provider=provider, authorize=owner_only, tickets=Tickets(SECRET, [APP])
+    ) as proxy:
+        assert (await call(proxy, scope_of(host=HOST))).status == 401
+        assert provider.closed == 0
+    assert provider.closed == 1
+
+
+# --- the rest ------------------------------------------------------------------------------------------------------
+
+
+async def test_our_endpoints_are_answered_here() -> None:
+    door = Door()
+    path = "/.well-known/preview-proxy/check"
+    assert (await call(door.proxy, scope_of(host=HOST, path=path, headers=gate_cookie(door.gate())))).status == 204
+
+
+async def test_access_that_is_taken_back_is_asked_about_again() -> None:
+    allowed = True
+
+    async def authorize(subject: str, preview: Preview) -> bool:
+        return allowed
+
+    door = Door(authorize=authorize)
+    scope = scope_of(host=HOST, headers=gate_cookie(door.gate()))
+    assert (await call(door.proxy, scope)).status == 200
+    allowed = False
+    assert (await call(door.proxy, scope)).status == 200
+    assert door.proxy.revoke(subject=OWNER) == 0
+    assert (await call(door.proxy, scope)).status == 404
+    with pytest.raises(ValueError, match="name the subject"):
+        door.proxy.revoke()
 
 
 async def test_policies_reach_every_part() -> None:

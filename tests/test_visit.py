@@ -185,6 +185,17 @@ async def test_a_socket_is_never_answered_with_a_page() -> None:
     assert answer.values(b"content-type") == [b"application/json"]
 
 
+@pytest.mark.parametrize("accept", [b"text/html", b"application/json"])
+async def test_h24_no_refusal_repeats_a_word_of_the_request(accept: bytes) -> None:
+    attack = "canary<script>alert(1)</script>"
+    headers = [(b"accept", accept), *((name, attack.encode()) for name in (b"cookie", b"referer", b"x-own"))]
+    scope = scope_of(host=attack, path="/" + attack, method="POST", headers=headers, query_string=attack.encode())
+    answer = await call(failing(NotFound(detail=attack)), scope)
+    plain = await call(failing(NotFound()), scope_of(headers=headers[:1]))
+    assert "canary" not in str(answer.messages)
+    assert len(answer.body) == len(plain.body)
+
+
 async def test_head_is_refused_without_a_body() -> None:
     answer = await call(failing(NotFound()), scope_of(method="HEAD"))
     assert (answer.status, answer.body) == (404, b"")

@@ -73,21 +73,18 @@ def cookie_values(headers: RawHeaders, name: str) -> list[bytes]:
     """
     wanted = name.encode("latin-1")
     fields = [value for key, value in headers if key == b"cookie" and wanted in value]
-    return [pair[len(key) + 1 :].strip(b" \t") for pair, key in _raw_pairs(fields) if key.strip(b" \t") == wanted]
+    return [pair.partition(b"=")[2].strip(b" \t") for pair, key in _pairs(fields) if key == wanted]
 
 
-def _raw_pairs(values: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
-    """(pair, name before "=") for each pair that has a name."""
+def _pairs(values: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+    """(pair, its name) for each pair that has a name."""
+    found = []
     for value in values:
         for pair in value.split(b";"):
-            pair = pair.strip(b" \t")
             name, equals, _ = pair.partition(b"=")
             if equals:
-                yield pair, name
-
-
-def _pairs(values: Iterable[bytes]) -> Iterable[tuple[bytes, bytes]]:
-    return ((pair, name.strip(b" \t")) for pair, name in _raw_pairs(values))
+                found.append((pair.strip(b" \t"), name.strip(b" \t")))
+    return found
 
 
 def rewrite_set_cookie(value: bytes, reserved: ReservedCookies, *, embedded: bool, secure: bool) -> bytes | None:

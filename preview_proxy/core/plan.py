@@ -150,6 +150,25 @@ def plan_response(method: str, status: int, headers: RawHeaders, route: Route, r
     return Reply(status, tuple(kept), has_body)
 
 
+def plan_early_hint(headers: RawHeaders, route: Route, rules: Rules) -> list[bytes]:
+    """The `Link` fields of a 103 (RFC 8297) that the browser may have. Raises `Rejected`."""
+    return [value for name, value in _response_headers(headers, route, rules) if name == b"link"]
+
+
+# RFC 9110 §6.5.1: what frames, routes, authenticates or describes the content has no place after it.
+_NOT_IN_TRAILERS = frozenset(
+    {b"authorization", b"cache-control", b"expires", b"host", b"location", b"set-cookie", b"vary", b"www-authenticate"}
+)
+
+
+def plan_trailers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
+    """The trailer fields that the browser may have. Raises `Rejected`."""
+    kept = _response_headers(headers, route, rules)
+    return [
+        (n, v) for n, v in kept if n not in _NOT_IN_TRAILERS and not n.startswith((b"content-", b"access-control-"))
+    ]
+
+
 def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route, rules: Rules) -> Accept:
     """What to accept the visitor's WebSocket with, after upstream's 101. Raises `Rejected`."""
     subprotocol = check_handshake(headers, key, inbound.subprotocols)

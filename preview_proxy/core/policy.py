@@ -26,6 +26,7 @@ class Limits:
     idle_timeout: float = 120.0
     write_timeout: float = 30.0
     check_timeout: float = 2.0
+    provider_timeout: float = 15.0
     decision_ttl: float = 5.0
     drain_timeout: float = 10.0
 

@@ -6,15 +6,17 @@ request with it. An upstream that fails in mid-body aborts the response; it is n
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Container
+from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 import httpx
 from starlette.types import Receive, Send
 
-from preview_proxy.core.models import Inbound, RawHeaders, Rejected
-from preview_proxy.core.plan import Route, Rules, plan_request, plan_response
+from preview_proxy.core.models import Inbound, RawHeaders, Rejected, Reply
+from preview_proxy.core.plan import Route, Rules, plan_early_hint, plan_request, plan_response, plan_trailers
 from preview_proxy.core.policy import Limits
 from preview_proxy.errors import (
     BadRequest,
@@ -24,6 +26,9 @@ from preview_proxy.errors import (
 )
 from preview_proxy.transports.exchange import ClientGone, Lease, Run, ask, cut_short, explanation, translate
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
+
+# ASGI extensions of those names
+EARLY_HINT, TRAILERS = "http.response.early_hint", "http.response.trailers"
 
 
 class Aborted(Exception):
@@ -78,7 +83,9 @@ class _Relay:
     transport: httpx.AsyncBaseTransport
     body: RequestBody
     send: Send
+    offers: Container[str]
     started: bool = False
+    hints: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def run(self) -> None:
         response, route = await self._ask()
@@ -93,20 +100,42 @@ class _Relay:
         while True:
             route = await self.lease.route()
             outbound = plan_request(self.inbound, route, self.rules)
-            response = await ask(self.transport, UpstreamRequest(outbound, self.body))
+            request = UpstreamRequest(outbound, self.body)
+            if EARLY_HINT in self.offers:
+                request.on_informational = partial(self._inform, route)
+            response = await ask(self.transport, request)
             error = await explanation(response, self.lease)
             if error is None:
                 return response, route
             await response.aclose()
-            if renewed or self.body.started or not self.lease.renew(error):
+            # renewed also for a body that cannot be sent again: the next request is served
+            if not self.lease.renew(error) or renewed or self.body.started:
                 raise error
             renewed = True
+
+    def _inform(self, route: Route, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Pass a 103 on (RFC 8297). It comes by callback, so a task sends it; the response waits for that."""
+        if status == 103 and (links := plan_early_hint(tuple(headers), route, self.rules)):
+            hint = self.send({"type": EARLY_HINT, "links": links})
+            self.hints.append(asyncio.ensure_future(hint))
 
     async def _answer(self, response: UpstreamResponse, route: Route) -> None:
         headers = tuple(response.raw_headers)
         reply = plan_response(self.inbound.method, response.status_code, headers, route, self.rules)
+        for hint in self.hints:
+            await hint
         self.started = True
-        await self.send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        start = {"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)}
+        if TRAILERS in self.offers and any(name == b"trailer" for name, _ in headers):
+            await self.send({**start, "trailers": True})
+            await self._send_body(response, reply, headers)
+            trailers = plan_trailers(tuple(response.trailers), route, self.rules)
+            await self.send({"type": TRAILERS, "headers": trailers, "more_trailers": False})
+        else:
+            await self.send(start)
+            await self._send_body(response, reply, headers)
+
+    async def _send_body(self, response: UpstreamResponse, reply: Reply, headers: RawHeaders) -> None:
         if reply.has_body:
             if is_event_stream(headers):
                 response.idle_timeout = None
@@ -128,13 +157,16 @@ async def relay_http(
     receive: Receive,
     send: Send,
     run: Run,
+    *,
+    offers: Container[str] = (),
 ) -> None:
     """Relay one request. Raises `PreviewProxyError` while a response can still be given, `Aborted` after that.
 
-    `transport` is an `UpstreamPool` or a `ForeignTransport`. Returns also when the visitor has left.
+    `transport` is an `UpstreamPool` or a `ForeignTransport`; `offers` are the ASGI extensions of the server. Returns
+    also when the visitor has left.
     """
     body = RequestBody(receive, inbound, rules.limits)
-    relay = _Relay(inbound, lease, rules, transport, body, send)
+    relay = _Relay(inbound, lease, rules, transport, body, send, offers)
     failure: PreviewProxyError | None = None
     try:
         failure = cut_short(await run("http", relay.run(), receive, body.over))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
@@ -17,7 +18,7 @@ from preview_proxy.errors import PreviewProxyError, from_rejected
 from preview_proxy.transports.exchange import Lease, Run, ask, cut_short, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
-from preview_proxy.transports.websocket_stream import Closed, PulledStream, WebSocketStream
+from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
 
 GRACE = 1.0
 """Seconds in which upstream may still say why it closed, after a write to it failed."""
@@ -103,15 +104,21 @@ async def _deny(
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
     await send({"type": "websocket.http.response.start", "status": reply.status, "headers": list(reply.headers)})
-    if reply.has_body:
-        async for chunk in response:
-            await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
+    failure: PreviewProxyError | None = None
+    try:
+        if reply.has_body:
+            async for chunk in response:
+                await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
+    except httpx.TransportError as error:
+        failure = translate(error)
+    if failure is not None:
+        raise failure
     await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
 
 
 async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)})
-    stream = response.extensions["network_stream"]
+    stream = response.extensions.get("network_stream")
     upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), rules.limits)
     down = _Down(upstream, send)
     try:
@@ -125,7 +132,9 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
         revoked = cancelled.args == ("revoked",)
         upstream.close(1001 if revoked else 1012, "")
         code, reason = (4403, "revoked") if revoked else (1012, "restarting")
-        await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+        with suppress(TimeoutError):  # of a visitor who does not read
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
         raise
     finally:
         down.task.cancel()

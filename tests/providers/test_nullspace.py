@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -571,7 +570,7 @@ async def test_no_secret_is_logged_at_any_level(
 ) -> None:
     caplog.set_level(1)
     for name in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(name).setLevel(1)
+        caplog.set_level(1, logger=name)
     target = await real.resolve(Preview("mch_private", 3000))
     [grant] = nullspace.grants.values()
     logged = "".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)

@@ -1,0 +1,67 @@
+"""Early hints and trailers, where the ASGI server offers to send them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+
+from preview_proxy.testing import Request, Response
+from tests.world import World, world
+
+pytestmark = pytest.mark.anyio
+BOTH: dict[str, dict[str, str]] = {"http.response.early_hint": {}, "http.response.trailers": {}}
+
+
+@pytest.fixture
+async def w() -> AsyncIterator[World]:
+    async with world() as made:
+
+        @made.dev.route("/both")
+        async def both(_: Request, response: Response) -> None:
+            link = "</a.css>; rel=preload, <http://localhost:3000/b.js>; rel=preload"
+            await response.raw(f"HTTP/1.1 103 Early Hints\r\nLink: {link}\r\nSet-Cookie: x=1\r\n\r\n".encode())
+            await response.raw(b"HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+            await response.raw(b"0\r\nX-Sum: 7\r\nSet-Cookie: evil=1\r\nContent-Type: a\r\nX-Nullspace-A: 1\r\n\r\n")
+
+        yield made
+
+
+async def ask(w: World, extensions: dict[str, Any]) -> list[dict[str, Any]]:
+    """Everything the proxy sends to a server with these extensions."""
+    scope = {
+        "type": "http", "method": "GET", "scheme": "http", "http_version": "1.1", "path": "/both", "raw_path": b"/both",
+        "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1), "extensions": extensions,
+        "headers": [(b"host", w.host.encode()), (b"cookie", f"pp-development={w.gate}".encode())],
+    }  # fmt: skip
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        return {}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with anyio.fail_after(5):
+        await w.proxy(scope, receive, send)
+    return sent
+
+
+async def test_both_are_passed_on_where_they_are_offered(w: World) -> None:
+    hint, start, *body, trailers = await ask(w, BOTH)
+    assert hint == {
+        "type": "http.response.early_hint",
+        "links": [f"</a.css>; rel=preload, <{w.origin}/b.js>; rel=preload".encode()],
+    }
+    assert (start["status"], start["trailers"]) == (200, True)
+    assert b"".join(message["body"] for message in body) == b"ok"
+    assert trailers == {"type": "http.response.trailers", "headers": [(b"x-sum", b"7")], "more_trailers": False}
+
+
+async def test_neither_is_sent_where_it_is_not(w: World) -> None:
+    messages = await ask(w, {})
+    assert {message["type"] for message in messages} == {"http.response.start", "http.response.body"}
+    assert "trailers" not in messages[0]
