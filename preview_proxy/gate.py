@@ -73,26 +73,29 @@ class Gate:
         return session
 
     def _by_gate(self, inbound: Inbound, routed: Routed) -> Session | None:
-        """The session of the gate cookie. A second cookie of the name may be planted: only what verifies counts."""
-        if self._tickets is None:
+        """The session of the gate cookie. What a `Cookie` field said once it says again, until the gate expires."""
+        fields = [value for name, value in inbound.headers if name == b"cookie"]
+        if self._tickets is None or not fields:
             return None
-        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))
-        sessions = [session for value in values if (session := self._read_gate(self._tickets, value, routed))]
-        if len(sessions) > 1 and len({session.subject for session in sessions}) > 1:
-            raise BadRequest("bad_header", detail="gate cookies of several subjects")
-        return sessions[0] if sessions else None
-
-    def _read_gate(self, tickets: Tickets, value: bytes, routed: Routed) -> Session | None:
-        """What the cookie says, verified once: a signature does not change, so only its expiry is looked at again."""
         now = time.time()
-        digest = sha256(value).digest()
+        digest = sha256(b"\n".join(fields)).digest()
         known = self._gates.get(digest, now)
         if known is not None and (known[0] is routed or known[0] == routed):
             return known[1]
-        session = tickets.read_gate(value, origin=routed.public, preview=routed.preview)
+        session = self._read_gate(self._tickets, inbound, routed)
         if session is not None and session.expires_at is not None:
             self._gates.put(digest, (routed, session), session.expires_at)
         return session
+
+    @staticmethod
+    def _read_gate(tickets: Tickets, inbound: Inbound, routed: Routed) -> Session | None:
+        """A second cookie of the name may be planted: only what verifies counts."""
+        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))
+        read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
+        sessions = [session for session in read if session is not None]
+        if len({session.subject for session in sessions}) > 1:
+            raise BadRequest("bad_header", detail="gate cookies of several subjects")
+        return sessions[0] if sessions else None
 
     def has_gate(self, inbound: Inbound, routed: Routed) -> bool:
         """Whether the gate cookie has arrived and holds."""

@@ -147,6 +147,10 @@ def end_to_end(headers: RawHeaders, passes: Callable[[bytes], bool]) -> list[tup
 
 def check_values(headers: RawHeaders, code: str) -> None:
     """Raise `Rejected(code)` if a value has a control character, which some parser would take for a line's end."""
-    values = b"".join([value for _, value in headers])
+    check_controls(b"".join([value for _, value in headers]), code)
+
+
+def check_controls(values: bytes, code: str) -> None:
+    """The same for values in a row."""
     if len(values.translate(None, _CONTROLS)) != len(values):
         raise Rejected(code, "a header value has a control character")

@@ -1,4 +1,4 @@
-"""The nouns of the project, as frozen dataclasses. `docs/explanation/life-of-a-request.md` shows where each is made."""
+"""The nouns of the project, none of which can change; `docs/explanation/life-of-a-request.md` shows where they are made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from preview_proxy.core.secret import Secret
@@ -140,8 +140,7 @@ class Target:
     expires_at: float | None = None
 
 
-@dataclass(frozen=True)
-class Inbound:
+class Inbound(NamedTuple):
     """The request as it came, copied from the ASGI scope before anything awaits (servers append to theirs).
 
     `authority` is the `Host` field, lower-cased, without trailing dot or default port.
@@ -163,15 +162,10 @@ class Inbound:
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of a header field, in order."""
-        return [value for key, value in self.headers if key == name] if name in self._names else []
-
-    @cached_property
-    def _names(self) -> frozenset[bytes]:
-        return frozenset([name for name, _ in self.headers])
+        return [value for key, value in self.headers if key == name]
 
 
-@dataclass(frozen=True, slots=True)
-class Outbound:
+class Outbound(NamedTuple):
     """The request to send upstream. The credential is not in it: the transport adds that last."""
 
     method: str
@@ -182,8 +176,7 @@ class Outbound:
     content_length: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The response head to send downstream. Without `has_body`, whatever upstream sends as a body is dropped."""
 
     status: int
@@ -191,8 +184,7 @@ class Reply:
     has_body: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(NamedTuple):
     """A WebSocket handshake that upstream accepted: what to accept downstream with."""
 
     subprotocol: str | None

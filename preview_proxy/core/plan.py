@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, rewrite_set_cookie
 from preview_proxy.core.headers import (
@@ -54,8 +55,7 @@ def compile_rules(policy: Policy, *, cookies: Iterable[str], headers: Iterable[s
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """The two ends of one relay: the public origin of a preview, and the endpoint that serves it."""
 
     preview: Preview

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from preview_proxy.core.cookies import is_token
-from preview_proxy.core.headers import check_values
+from preview_proxy.core.headers import check_controls
 from preview_proxy.core.models import DEFAULT_PORTS, HOST, Inbound, RawHeaders, Rejected
 from preview_proxy.core.policy import Limits
 
@@ -21,6 +21,7 @@ _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # RFC 9112 §3.2.1 origin-form: what a request line can carry without being read as something else.
 _PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _QUERY = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]*\Z")
+_WITHOUT_FRAMES = ("1.0", "1.1")  # HTTP/2 and 3 frame bodies below what headers say
 _FRAMING = (b"content-length", b"transfer-encoding")
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
@@ -57,15 +58,24 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
     method = scope["method"] if kind == "http" else "GET"
     if method not in _USUAL:
         check_method(method)
-    check_size(headers, limits)
-    check_values(headers, "bad_header")
+    names = [name for name, _ in headers]
+    values = b"".join([value for _, value in headers])
+    size = sum(map(len, names)) + len(values)
+    if len(names) > limits.header_count or size > limits.header_bytes:  # RFC 6585 §5
+        raise Rejected("headers_too_large", f"{len(names)} fields, {size} bytes")
+    check_controls(values, "bad_header")
     path, query = origin_form(scope)
     if len(path) > limits.path_bytes or len(query) > limits.query_bytes:
         raise Rejected("target_too_long", f"{len(path)} bytes of path, {len(query)} of query")
     version = scope.get("http_version", "1.1")
-    has_body, length = body_framing(headers, method, version) if kind == "http" else (False, None)
-    if has_body:
+    has_body, length = False, None
+    if kind == "http" and (
+        b"content-length" in names or b"transfer-encoding" in names or version not in _WITHOUT_FRAMES
+    ):
+        has_body, length = body_framing(headers, method, version)
+    if has_body and b"upgrade" in names:
         check_upgrade(headers)
+    client = scope.get("client")
     return Inbound(
         kind=kind,
         method=method,
@@ -75,7 +85,7 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
         path=path,
         query=query,
         headers=headers,
-        client=scope["client"][0] if scope.get("client") else None,
+        client=client[0] if client else None,
         has_body=has_body,
         content_length=length,
         subprotocols=tuple(scope.get("subprotocols") or ()),
@@ -88,22 +98,14 @@ def check_method(method: str) -> None:
         raise Rejected("method_not_allowed", "refused method")
 
 
-def check_size(headers: RawHeaders, limits: Limits) -> None:
-    """RFC 6585 §5: bounds on the number and the bytes of header fields."""
-    size = sum([len(name) + len(value) for name, value in headers])
-    if len(headers) > limits.header_count or size > limits.header_bytes:
-        raise Rejected("headers_too_large", f"{len(headers)} fields, {size} bytes")
-
-
 def origin_form(scope: Mapping[str, Any]) -> tuple[bytes, bytes]:
     """Raw path and query, without the mount's prefix; anything but origin-form is `Rejected("bad_target")`."""
     raw = scope.get("raw_path")
     path = bytes(raw) if raw else quote(scope["path"], safe=_SAFE).encode("ascii")
     path = path.partition(b"?")[0]
     query = bytes(scope.get("query_string", b""))
-    prefix = scope.get("root_path", "").rstrip("/").encode("latin-1", "replace")
-    if prefix:
-        path = _without_prefix(path, prefix)
+    if prefix := scope.get("root_path", "").rstrip("/"):
+        path = _without_prefix(path, prefix.encode("latin-1", "replace"))
     if not _PATH.match(path) or not _QUERY.match(query):
         raise Rejected("bad_target", "not in origin-form")
     return path, query
@@ -133,7 +135,7 @@ def body_framing(headers: RawHeaders, method: str, version: str) -> tuple[bool, 
             raise Rejected("bad_framing", "Content-Length is not a number")
         return lengths[0].strip(b"0") != b"", int(lengths[0])
     # HTTP/2 and 3 frame a body without either field (RFC 9113 §8.1.1)
-    return version not in ("1.0", "1.1") and method not in ("GET", "HEAD"), None
+    return version not in _WITHOUT_FRAMES and method not in ("GET", "HEAD"), None
 
 
 def check_upgrade(headers: RawHeaders) -> None:

@@ -38,7 +38,7 @@ RULES = rules(EMBEDDER)
 
 def visit(*headers: tuple[bytes, bytes], kind: Literal["http", "websocket"] = "http", **fields: Any) -> Inbound:
     inbound = Inbound(kind, "GET", "https", "1.1", PUBLIC.authority, b"/a", b"b=1", headers, "1.2.3.4", False, None)
-    return replace(inbound, **fields)
+    return inbound._replace(**fields)
 
 
 def request(*headers: tuple[bytes, bytes], **fields: Any) -> Outbound:
@@ -78,7 +78,7 @@ def test_h14_the_credential_is_in_no_plan() -> None:
 def test_h13_the_visitor_s_own_copy_of_a_credential_header_is_dropped() -> None:
     endpoint = replace(ENDPOINT, credentials=((b"x-machine-key", Secret(CANARY)),))
     copies = (b"x-machine-key", b"spoofed-01"), (b"x-machine-key", b""), (b"x-machine-keys", b"1")
-    outbound = plan_request(visit(*copies), replace(ROUTE, endpoint=endpoint), RULES)
+    outbound = plan_request(visit(*copies), ROUTE._replace(endpoint=endpoint), RULES)
     assert outbound.headers == sent((b"x-machine-keys", b"1"))
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,7 +163,7 @@ def test_r07_the_first_fifty_cookies_are_enough() -> None:
 def test_r08_cookies_are_made_for_frames_where_there_are_any(
     public: Origin, embedders: list[str], attributes: bytes
 ) -> None:
-    reply = plan_response("GET", 200, ((b"set-cookie", b"a=1"),), replace(ROUTE, public=public), rules(*embedders))
+    reply = plan_response("GET", 200, ((b"set-cookie", b"a=1"),), ROUTE._replace(public=public), rules(*embedders))
     assert reply.headers[0] == (b"set-cookie", b"a=1" + attributes)
 
 
