@@ -102,11 +102,14 @@ _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
 _DASHES = bytes.maketrans(b"_. ", b"---")
 
 
+_NOTHING: frozenset[bytes] = frozenset()
+
+
 def nominated(headers: RawHeaders) -> frozenset[bytes]:
     """The names that `Connection` declares hop-by-hop (RFC 9110 §7.6.1)."""
     values = [value for name, value in headers if name == b"connection"]
     if not values:
-        return frozenset()
+        return _NOTHING
     return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
 
 

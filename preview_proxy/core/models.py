@@ -1,4 +1,4 @@
-"""The nouns of the project, none of which can change; `docs/explanation/life-of-a-request.md` shows where they are made."""
+"""The nouns of the project, none of which can change. `docs/explanation/life-of-a-request.md` shows them at work."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Preview:
         return f"{self.machine}:{self.port}:{self.generation}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Origin:
     """A scheme, host and port compared as a whole (RFC 6454 §5). `str()` leaves a default port out."""
 
@@ -83,10 +83,15 @@ class Origin:
             raise ValueError(f"{text!r} is not an origin such as 'https://app.example.com'")
         return cls(scheme, host, port or DEFAULT_PORTS[scheme])
 
-    @property
+    @cached_property
     def authority(self) -> str:
-        """``host`` or ``host:port``, as a `Host` header carries it."""
+        """``host`` or ``host:port``, without a default port."""
         return self.host if self.port == DEFAULT_PORTS[self.scheme] else f"{self.host}:{self.port}"
+
+    @cached_property
+    def field(self) -> bytes:
+        """The same, as a `Host` field carries it."""
+        return self.authority.encode("ascii")
 
     @property
     def is_loopback(self) -> bool:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, rewrite_set_cookie
 from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
-    check_values,
-    end_to_end,
+    check_controls,
     nominated,
     request_filter,
     response_name_passes,
@@ -101,7 +100,7 @@ def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
     endpoint, passes = route.endpoint, rules.passes
     not_ours = nominated(inbound.headers) | endpoint.credential_names
-    headers = [(b"host", endpoint.origin.authority.encode())]
+    headers = [(b"host", endpoint.origin.field)]
     cookies, referers = [], []
     for pair in inbound.headers:
         name = pair[0]
@@ -117,7 +116,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
         headers.append((b"cookie", kept))
     for referer in referers[:1]:
         headers += [(b"referer", kept) for kept in _referer(referer, route.public)]
-    headers.append((b"x-forwarded-host", route.public.authority.encode()))
+    headers.append((b"x-forwarded-host", route.public.field))
     headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
     if inbound.client:
         headers.append((b"x-forwarded-for", inbound.client.encode("latin-1", "replace")))
@@ -143,9 +142,12 @@ def plan_response(method: str, status: int, headers: RawHeaders, route: Route, r
         raise Rejected("upstream_protocol_error", f"status {status}")
     has_body = method != "HEAD" and status not in _BODILESS
     kept = _response_headers(headers, route, rules)
-    if status in _BODILESS or any(name == b"transfer-encoding" for name, _ in headers):
-        kept = [pair for pair in kept if pair[0] != b"content-length"]
-    _check_length([value for name, value in kept if name == b"content-length"])
+    names = [name for name, _ in headers]
+    if b"content-length" in names:
+        if status in _BODILESS or b"transfer-encoding" in names:
+            kept = [pair for pair in kept if pair[0] != b"content-length"]
+        else:
+            _check_length([value for name, value in kept if name == b"content-length"])
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 
@@ -178,17 +180,24 @@ def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route,
 
 
 def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
-    _check_head(headers, rules.limits)
+    names = [name for name, _ in headers]
+    values = b"".join([value for _, value in headers])
+    _check_head(names, values, rules.limits)
+    hop = nominated(headers) if b"connection" in names else ()
     kept = []
-    for name, value in end_to_end(headers, response_name_passes):
+    for pair in headers:
+        name = pair[0]
+        if name in hop or not response_name_passes(name):
+            continue
         rewrite = _REWRITES.get(name)
-        changed = rewrite(value, route, rules) if rewrite else value
-        if changed is not None:
+        if rewrite is None:
+            kept.append(pair)
+        elif (changed := rewrite(pair[1], route, rules)) is not None:
             kept.append((name, changed))
-    if sum([name == b"set-cookie" for name, _ in kept]) > MAX_SET_COOKIES:
+    if names.count(b"set-cookie") > MAX_SET_COOKIES:
         kept = _without_excess_cookies(kept)
-    if route.endpoint.leaks(b"\n".join([value for _, value in kept])):
-        return [pair for pair in kept if not route.endpoint.leaks(pair[1])]
+    if route.endpoint.leaks(values):
+        kept = [pair for pair in kept if not route.endpoint.leaks(pair[1])]
     return kept
 
 
@@ -197,15 +206,15 @@ def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[by
     return [pair for place, pair in enumerate(headers) if place not in places]
 
 
-def _check_head(headers: RawHeaders, limits: Limits) -> None:
+def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
     """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
-    size = sum([len(name) + len(value) for name, value in headers])
-    if len(headers) > limits.response_header_count or size > limits.response_header_bytes:
-        raise Rejected("upstream_protocol_error", f"{len(headers)} header fields, {size} bytes")
-    names = b"\n".join([name for name, _ in headers])
-    if headers and (names.count(b"\n") != len(headers) - 1 or not _NAMES.match(names)):
+    lines = b"\n".join(names)
+    size = len(b"".join(names)) + len(values)
+    if len(names) > limits.response_header_count or size > limits.response_header_bytes:
+        raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {size} bytes")
+    if names and (lines.count(b"\n") != len(names) - 1 or not _NAMES.match(lines)):
         raise Rejected("upstream_protocol_error", "a header name is no token")
-    check_values(headers, "upstream_protocol_error")
+    check_controls(values, "upstream_protocol_error")
 
 
 def _check_length(lengths: list[bytes]) -> None:
