@@ -26,6 +26,9 @@ from preview_proxy.tickets import Tickets, gate_cookie_name
 MEMORY = 10_000
 """Gates and decisions kept."""
 
+MAX_CANDIDATES = 8
+"""Cookies of the gate's name that are looked at: each costs a signature, and nobody has signed in yet."""
+
 Authorize = Callable[[str, Preview], Coroutine[Any, Any, bool]]
 """The customer's decision: may this subject see this preview?"""
 
@@ -90,7 +93,7 @@ class Gate:
     @staticmethod
     def _read_gate(tickets: Tickets, inbound: Inbound, routed: Routed) -> Session | None:
         """A second cookie of the name may be planted: only what verifies counts."""
-        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))
+        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))[:MAX_CANDIDATES]
         read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
         sessions = [session for session in read if session is not None]
         if len({session.subject for session in sessions}) > 1:

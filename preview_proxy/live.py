@@ -16,7 +16,7 @@ from starlette.types import Receive
 from preview_proxy.core.models import Preview
 from preview_proxy.errors import PreviewProxyError
 
-PATIENCE = 0.1
+PATIENCE = 0.25
 """Seconds after which a relay is watched, and between two sweeps."""
 
 Kind = Literal["http", "websocket"]

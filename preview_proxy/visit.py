@@ -14,7 +14,8 @@ from preview_proxy.core.models import Preview, RawHeaders, Rejected
 from preview_proxy.core.snapshot import raw_headers
 from preview_proxy.errors import PreviewProxyError, from_rejected
 from preview_proxy.responses import refusal, respond, wants_page
-from preview_proxy.transports.relay_http import Aborted
+from preview_proxy.transports.exchange import ClientGone
+from preview_proxy.transports.relay_http import EARLY_HINT, Aborted
 
 logger = logging.getLogger("preview_proxy")
 T = TypeVar("T")
@@ -39,8 +40,11 @@ class Visit:
         self._connected = False
 
     async def send(self, message: Message) -> None:
-        self._started = True
-        await self._send(message)
+        self._started = self._started or message["type"] != EARLY_HINT
+        try:
+            await self._send(message)
+        except OSError as gone:  # theirs, not upstream's
+            raise ClientGone from gone
 
     @property
     def can_deny(self) -> bool:

@@ -5,14 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import anyio
 import uvicorn
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config as HypercornConfig
 from starlette.types import ASGIApp
 
+Serving = Callable[[ASGIApp, socket.socket], AbstractAsyncContextManager[None]]
 
-class _Server(uvicorn.Server):
+
+def listening() -> socket.socket:
+    """A free loopback port, already taken, so that an app can be told of it before it is served."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.is_ready = anyio.Event()
@@ -26,18 +37,13 @@ class _Server(uvicorn.Server):
         yield  # the test runner's own
 
 
-def listening() -> socket.socket:
-    """A free loopback port, already taken, so that an app can be told of it before it is served."""
-    return socket.create_server(("127.0.0.1", 0))
-
-
 @contextlib.asynccontextmanager
 async def serving(
     app: ASGIApp, listener: socket.socket, *, http: str = "httptools", ws: str = "websockets-sansio"
 ) -> AsyncIterator[None]:
     """Serve `app` with uvicorn until the block ends."""
     config = uvicorn.Config(app, http=http, ws=ws, lifespan="on", log_level="warning", timeout_graceful_shutdown=5)
-    server = _Server(config)
+    server = _Uvicorn(config)
     # not in a task group: a test that fails must still let the server end in good order
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -46,3 +52,31 @@ async def serving(
     finally:
         server.should_exit = True
         await running
+
+
+@contextlib.asynccontextmanager
+async def hypercorn(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` with hypercorn until the block ends."""
+    config = HypercornConfig()
+    config.bind = [f"fd://{listener.detach()}"]  # its connections queue until it is ready
+    config.loglevel = "WARNING"
+    config.keep_alive_timeout = 2  # the time an unfinished stream of HTTP/2 is left open
+    stop = anyio.Event()
+    running = asyncio.create_task(hypercorn_serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
+
+
+HTTP_SERVERS: dict[str, Serving] = {
+    "httptools": serving,
+    "h11": partial(serving, http="h11"),
+    "hypercorn": hypercorn,
+}
+WEBSOCKET_SERVERS: dict[str, Serving] = {
+    "websockets-sansio": serving,
+    "wsproto": partial(serving, ws="wsproto"),
+    "hypercorn": hypercorn,
+}

@@ -289,3 +289,18 @@ async def test_only_what_nobody_foresaw_is_logged_with_its_traceback(caplog: pyt
 def test_importing_the_library_sets_up_no_logging() -> None:
     logger = logging.getLogger("preview_proxy")
     assert (logger.handlers, logger.level, logger.propagate) == ([], logging.NOTSET, True)
+
+
+async def test_a_failure_after_an_early_hint_is_still_answered() -> None:
+    sent = Sent()
+
+    async def send(message: Message) -> None:
+        sent.messages.append(message)
+
+    async def hint_and_fail() -> None:
+        await visit.send({"type": "http.response.early_hint", "links": [b"</a>"]})
+        raise UpstreamProtocol
+
+    visit = Visit(scope_of(), None, send, b"")  # type: ignore[arg-type]
+    await visit.attempt(hint_and_fail())
+    assert sent.status == 502

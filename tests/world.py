@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ from starlette.routing import Route
 
 from preview_proxy import HostPattern, Nullspace, Policy, Preview, PreviewProxy, PreviewProxyMiddleware, Tickets
 from preview_proxy.testing import DevServer, NullspaceEmulator
-from tests.servers import listening, serving
+from tests.servers import Serving, listening, serving
 
 MACHINE = "mch_a1b2c3d4"
 ZONE = "preview.localhost"
@@ -147,14 +148,14 @@ def nullspace_provider(nullspace: NullspaceEmulator) -> Nullspace:
 async def world(
     *,
     http: str = "httptools",
-    ws: str = "websockets-sansio",
+    serve: Serving | None = None,
     policy: Policy | None = None,
     traffic_token: str | None = None,
     **options: Any,
 ) -> AsyncIterator[World]:
     """Everything running, and a gate for the machine's owner. `options` go to `PreviewProxy`.
 
-    A `provider` is made by a function of the emulator.
+    `http` is uvicorn's parser, `serve` another server. A `provider` is made by a function of the emulator.
     """
     listener = listening()
     port = listener.getsockname()[1]
@@ -178,7 +179,7 @@ async def world(
             }
         )
         app = PreviewProxyMiddleware(company_app(reached), proxy=proxy)
-        async with serving(app, listener, http=http, ws=ws):
+        async with (serve or partial(serving, http=http))(app, listener):
             made = World(nullspace, dev, proxy, port, reached, allowed)
             if options.get("tickets", True):
                 made.gate = await made.sign_in()

@@ -21,7 +21,8 @@ _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # RFC 9112 §3.2.1 origin-form: what a request line can carry without being read as something else.
 _PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _QUERY = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]*\Z")
-_WITHOUT_FRAMES = ("1.0", "1.1")  # HTTP/2 and 3 frame bodies below what headers say
+# HTTP/2 and 3 frame bodies below what headers say; granian calls HTTP/1.0 "1"
+_WITHOUT_FRAMES = ("1", "1.0", "1.1")
 _FRAMING = (b"content-length", b"transfer-encoding")
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")

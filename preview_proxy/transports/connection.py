@@ -22,6 +22,7 @@ MAX_INFORMATIONAL = 32  # RFC 9110 §15.2 sets no bound
 # Chunk framing costs at most a few bytes for each of content; extensions and trailers may not cost for ever.
 MAX_OVERHEAD = 64 * 1024
 OVERHEAD_PER_BYTE = 8
+CLOSE_TIMEOUT = 5.0  # seconds
 
 
 class Connection(asyncio.Protocol):
@@ -39,6 +40,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.loop = loop
         self.deadline = NEVER
+        self.write_deadline = NEVER
         self.idle_since = 0.0
         self.requests = 0
         self.is_open = True
@@ -51,8 +53,8 @@ class Connection(asyncio.Protocol):
         self._until_eof = False
         self._reusable = False
         self._informational = 0
-        self._bytes = 0
-        self._body = 0
+        self._overhead = 0  # bytes of heads and framing, beyond what the content that came with them excuses
+        self._content = 0  # bytes of content in the packet at hand
         self._paused = False
         self._uploading: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -66,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
         self._remaining, self._until_eof, self._reusable = -1, False, False
-        self._informational = self._bytes = self._body = 0
+        self._informational = self._overhead = 0
         self.received_nothing = True
         self.requests += 1
         cast("asyncio.Transport", self._transport).write(head)
@@ -122,7 +124,7 @@ class Connection(asyncio.Protocol):
         self.received_nothing = False
         if self._remaining > 0:
             return self._known_length(exchange, data)
-        self._bytes += len(data)
+        self._content = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -132,7 +134,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is None:
             self._settle()
         else:
-            self._check_bounds(exchange)
+            self._check_bounds(exchange, len(data))
 
     def _known_length(self, exchange: PooledResponse, data: bytes) -> None:
         """The body of a declared length, which needs no parser."""
@@ -147,11 +149,13 @@ class Connection(asyncio.Protocol):
         elif exchange.push(data):
             self._pause()
 
-    def _check_bounds(self, exchange: PooledResponse) -> None:
+    def _check_bounds(self, exchange: PooledResponse, size: int) -> None:
+        # never below 0: a long body is no credit for endless trailers
+        self._overhead = max(0, self._overhead + size - (1 + OVERHEAD_PER_BYTE) * self._content)
         if not exchange.status_code:
-            if self._bytes > MAX_HEAD:
+            if self._overhead > MAX_HEAD:
                 self._violation("the head does not end")
-        elif self._bytes - self._body > MAX_OVERHEAD + OVERHEAD_PER_BYTE * self._body:
+        elif self._overhead > MAX_OVERHEAD:
             self._violation("framing without content")
 
     def _pause(self) -> None:
@@ -169,6 +173,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None and self._until_eof:
             self._finish(exchange, b"")
+            self.close()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -213,8 +218,7 @@ class Connection(asyncio.Protocol):
             return self._inform(exchange, status)
         self._frame(exchange, status)
         exchange.status_code = status
-        if self._uploading is None:
-            self.deadline = NEVER
+        self.deadline = NEVER
         exchange.wake()
 
     def _inform(self, exchange: PooledResponse, status: int) -> None:
@@ -257,7 +261,7 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             self._reusable = False
             return
-        self._body += len(data)
+        self._content += len(data)
         if self._remaining > 0:
             self._remaining -= len(data)
         if exchange.push(data):
@@ -288,8 +292,9 @@ class Connection(asyncio.Protocol):
             self._release(self)
 
     def close(self) -> None:
-        """Close in good order; what was written still goes out."""
+        """Close in good order; what was written still goes out, if the upstream reads it within `CLOSE_TIMEOUT`."""
         self.is_open = False
+        self.arm(CLOSE_TIMEOUT)
         if self._uploading is not None:
             self._uploading.cancel()
         cast("asyncio.Transport", self._transport).close()
@@ -300,6 +305,8 @@ class Connection(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         try:
             async for chunk in body:
+                if not chunk:  # which would be the end of a chunked body
+                    continue
                 if chunked:
                     transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
                 else:
@@ -315,9 +322,10 @@ class Connection(asyncio.Protocol):
 
     async def _drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline of the sweep
         if self._writable is not None and not self._writable.done():
-            self.arm(timeout)
+            # not `deadline`, which is the reader's: a response may come at the same time
+            self.write_deadline = self.loop.time() + timeout
             await self._writable
-            self.deadline = NEVER
+            self.write_deadline = NEVER
 
     def _upgrade(self, exchange: PooledResponse, leftover: bytes) -> None:
         """The connection is a byte stream from here on, and no longer the pool's."""

@@ -25,8 +25,8 @@ from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 EXPLANATION_BYTES = 4096
 
 
-class ClientGone(Exception):
-    """The visitor left before the exchange was over."""
+class ClientGone(OSError):
+    """The visitor left before the exchange was over. An OSError, as the ASGI spec has `send` raise one."""
 
 
 class Lease(Protocol):

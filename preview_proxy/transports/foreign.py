@@ -82,19 +82,24 @@ async def _within(sending: object, body: _Body, timeout: float) -> httpx.Respons
     """The response, None where it takes longer than `timeout` seconds after the last byte of the body."""
     response: httpx.Response | None = None
     failure: Exception | None = None
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as group:
+    try:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
 
-            async def start_the_clock() -> None:
-                await body.over.wait()
-                scope.deadline = anyio.current_time() + timeout
+                async def start_the_clock() -> None:
+                    await body.over.wait()
+                    scope.deadline = anyio.current_time() + timeout
 
-            group.start_soon(start_the_clock)
-            try:
-                response = await sending  # type: ignore[misc]
-            except Exception as error:
-                failure = error
-            group.cancel_scope.cancel()
+                group.start_soon(start_the_clock)
+                try:
+                    response = await sending  # type: ignore[misc]
+                except Exception as error:
+                    failure = error
+                group.cancel_scope.cancel()
+    except BaseException:  # cancelled while the group ended, with a response that nobody will see
+        if response is not None:
+            await ForeignResponse(response, None).aclose()
+        raise
     if failure is not None:
         raise failure
     return response

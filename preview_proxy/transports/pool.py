@@ -107,7 +107,11 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     def _start(self, connection: Connection, request: UpstreamRequest) -> PooledResponse:
         response = PooledResponse(connection, request, self._limits)
-        connection.start(response, request.head())
+        try:
+            connection.start(response, request.head())
+        except BaseException:
+            connection.close()
+            raise
         if request.outbound.has_body:
             chunked = request.outbound.content_length is None
             connection.upload(request.body, chunked=chunked, write_timeout=self._limits.write_timeout)
@@ -150,6 +154,8 @@ class UpstreamPool(httpx.AsyncBaseTransport):
     async def _wait(self, line: _Line) -> Connection | None:
         """An idle connection, or None for leave to open one."""
         waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        while line.waiting and line.waiting[0].done():  # they gave up
+            line.waiting.popleft()
         line.waiting.append(waiter)
         try:
             async with asyncio.timeout(self._limits.pool_timeout):
@@ -257,7 +263,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
         """Break off what is past its deadline, close what was idle for long, and forget lines without connections."""
         self._sweeping = None
         now = asyncio.get_running_loop().time()
-        for connection in [each for each in self._connections if each.deadline <= now]:
+        for connection in [each for each in self._connections if min(each.deadline, each.write_deadline) <= now]:
             connection.expire()
         for key, line in list(self._lines.items()):
             for connection in line.idle:

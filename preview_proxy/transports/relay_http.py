@@ -104,7 +104,11 @@ class _Relay:
             if EARLY_HINT in self.offers:
                 request.on_informational = partial(self._inform, route)
             response = await ask(self.transport, request)
-            error = await explanation(response, self.lease)
+            try:
+                error = await explanation(response, self.lease)
+            except BaseException:
+                await response.aclose()
+                raise
             if error is None:
                 return response, route
             await response.aclose()
@@ -146,6 +150,8 @@ class _Relay:
                 await self.send({"type": "http.response.body", "body": chunk, "more_body": not last})
                 if last:
                     return
+        # before the last message: after it, servers report the visitor as gone, which would cut the closing short
+        await response.aclose()
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

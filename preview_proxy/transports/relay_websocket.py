@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import httpx
 from starlette.types import Message, Receive, Send
 
-from preview_proxy.core.models import Accept, Inbound, Rejected
+from preview_proxy.core.models import Accept, Inbound, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
-from preview_proxy.errors import PreviewProxyError, from_rejected
+from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
 from preview_proxy.transports.exchange import Lease, Run, ask, cut_short, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
 
+MAX_REFUSAL = 64 * 1024  # bytes
 GRACE = 1.0
 """Seconds in which upstream may still say why it closed, after a write to it failed."""
 
@@ -48,14 +49,14 @@ async def relay_websocket(
         failure = from_rejected(rejected)
     except Exception as error:
         failure = translate(error)
-    response, route = dialling.response, dialling.route
+    response = dialling.response
     try:
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
             await run("websocket", _relay(response, dialling.accept, rules, receive, send), None)
-        elif response is not None and route is not None:
-            await _deny(response, route, inbound, rules, send, can_deny)
+        elif dialling.refusal is not None:
+            await _deny(dialling.refusal, dialling.body, send, can_deny)
     finally:
         if response is not None:
             await response.aclose()
@@ -70,50 +71,49 @@ class _Dialling:
     rules: Rules
     transport: httpx.AsyncBaseTransport
     response: UpstreamResponse | None = None
-    route: Route | None = None
     accept: Accept | None = None
+    refusal: Reply | None = None
+    body: bytes = b""
 
     async def run(self) -> None:
-        """Leaves `response`, and `accept` where it is a good 101. Renews the credential at most once."""
+        """Leaves `response`, with `accept` for a good 101, else `refusal`. Renews the credential at most once."""
         renewed = False
         key = b64encode(os.urandom(16))
         while True:
-            self.route = await self.lease.route()
-            outbound = plan_handshake(self.inbound, self.route, self.rules, key)
+            route = await self.lease.route()
+            outbound = plan_handshake(self.inbound, route, self.rules, key)
             response = self.response = await ask(self.transport, UpstreamRequest(outbound, NO_BODY))
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
-                self.accept = plan_accept(headers, key, self.inbound, self.route, self.rules)
+                self.accept = plan_accept(headers, key, self.inbound, route, self.rules)
                 return
             error = await explanation(response, self.lease)
             if error is None:
-                return
+                return await self._refused(response, route)
             if renewed or not self.lease.renew(error):
                 raise error
             await response.aclose()
             renewed = True
 
+    async def _refused(self, response: UpstreamResponse, route: Route) -> None:
+        """Read the refusal whole, for servers hold it until its end: an endless one would fill their memory."""
+        headers, body = tuple(response.raw_headers), b""
+        reply = plan_response(self.inbound.method, response.status_code, headers, route, self.rules)
+        if reply.has_body:
+            async for chunk in response:
+                body += chunk
+                if len(body) > MAX_REFUSAL:
+                    raise UpstreamProtocol(detail=f"a refusal of more than {MAX_REFUSAL} bytes")
+        self.refusal, self.body = reply, body
 
-async def _deny(
-    response: UpstreamResponse, route: Route, inbound: Inbound, rules: Rules, send: Send, can_deny: bool
-) -> None:
+
+async def _deny(refusal: Reply, body: bytes, send: Send, can_deny: bool) -> None:
     """Upstream's refusal, as the HTTP response it is where the server can send one."""
-    headers = tuple(response.raw_headers)
-    reply = plan_response(inbound.method, response.status_code, headers, route, rules)
     if not can_deny:
         await send({"type": "websocket.close", "code": 1008, "reason": ""})
         return
-    await send({"type": "websocket.http.response.start", "status": reply.status, "headers": list(reply.headers)})
-    failure: PreviewProxyError | None = None
-    try:
-        if reply.has_body:
-            async for chunk in response:
-                await send({"type": "websocket.http.response.body", "body": chunk, "more_body": True})
-    except httpx.TransportError as error:
-        failure = translate(error)
-    if failure is not None:
-        raise failure
-    await send({"type": "websocket.http.response.body", "body": b"", "more_body": False})
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": list(refusal.headers)})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
 async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, receive: Receive, send: Send) -> None:
@@ -127,7 +127,9 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
         upstream.close(*closing)
         await upstream.wait_closed()
     except asyncio.CancelledError as cancelled:
-        if down.is_done():
+        if down.is_done():  # only now: granian cannot close while `receive` is awaited
+            code, reason = down.closing
+            await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
         revoked = cancelled.args == ("revoked",)
         upstream.close(1001 if revoked else 1012, "")
@@ -138,7 +140,7 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
         raise
     finally:
         down.task.cancel()
-        upstream.abort()
+        await upstream.aclose()
 
 
 class _Down:
@@ -150,6 +152,7 @@ class _Down:
         self._main = main
         self._upstream = upstream
         self._send = send
+        self.closing = (1000, "")
         self._stopped = False
         self.task = asyncio.get_running_loop().create_task(self._pump())
 
@@ -161,8 +164,7 @@ class _Down:
                 sent = await _send(self._send, {"type": "websocket.send", "bytes": message})
             if not sent:
                 return  # the other direction is told how the visitor closed
-        code, reason = outgoing_close(message.code, message.reason)
-        await _send(self._send, {"type": "websocket.close", "code": code, "reason": reason})
+        self.closing = outgoing_close(message.code, message.reason)
         self._stopped = True
         self._main.cancel()
 
@@ -179,7 +181,7 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
             return outgoing_close(message.get("code"), message.get("reason"))
         text = message.get("text")  # servers may send both keys, one of them None
         content = message["bytes"] if text is None else text
-        if len(content) > limit:
+        if len(content) > limit // 4 and _size(content) > limit:  # no character has more than four bytes
             await _send(send, {"type": "websocket.close", "code": 1009, "reason": "message too big"})
             return 1009, ""
         if not await upstream.send(content):
@@ -187,6 +189,11 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
             await asyncio.sleep(GRACE)
             await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
             return 1011, ""
+
+
+def _size(content: str | bytes) -> int:
+    """Bytes on the wire."""
+    return len(content) if isinstance(content, bytes) or content.isascii() else len(content.encode())
 
 
 async def _send(send: Send, message: Message) -> bool:

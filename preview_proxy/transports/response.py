@@ -96,3 +96,5 @@ class PooledResponse(UpstreamResponse):
     async def aclose(self) -> None:
         if self._connection is not None:
             self._connection.abandon(self)
+        elif (stream := self.extensions.get("network_stream")) is not None:  # of a 101: nobody else would close it
+            stream.abort()

@@ -30,6 +30,8 @@ CLOSE_TIMEOUT = 1.0
 # What may wait for a slow visitor before upstream is no longer read.
 MAX_QUEUED = 16
 MAX_QUEUED_BYTES = 1024 * 1024
+# What may wait for an upstream that does not read: enough for one that is slow, too few for a flood of pings.
+MAX_PONGS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class WebSocketStream:
         self._queue: deque[bytes | str | Closed] = deque()
         self._queued = 0
         self._paused = False
+        self._pongs = 0  # sent while the stream was blocked
         self._waiter: asyncio.Future[None] | None = None
         self._close_sent = False
         self._closed: Closed | None = None
@@ -85,7 +88,8 @@ class WebSocketStream:
     def _message(self, message: Message) -> None:
         opcode, payload = message
         if opcode == PING:
-            if not self._stream.is_blocked:  # a peer that does not read its pongs gets none to keep
+            self._pongs = self._pongs + 1 if self._stream.is_blocked else 0
+            if self._pongs <= MAX_PONGS:
                 self._write(PONG, payload)
         elif opcode != PONG:
             self._queued += len(payload)
@@ -109,11 +113,12 @@ class WebSocketStream:
         if not self._queue:
             if self._closed is not None:
                 return self._closed
-            self._waiter = asyncio.get_running_loop().create_future()
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
+                if self._waiter is waiter:  # else another has begun to wait, after this one was cancelled
+                    self._waiter = None
         item = self._queue.popleft()
         if not self._queue:
             self._queued = 0
@@ -148,6 +153,15 @@ class WebSocketStream:
     def abort(self) -> None:
         """Drop the connection."""
         self._stream.abort()
+
+    async def aclose(self) -> None:
+        """Drop the connection, once what was sent has gone out or a second has passed."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._stream.drain()
+        finally:
+            self._stream.abort()
 
     async def wait_closed(self) -> None:
         """Read on until the peer has closed, for a second at most: unread bytes would turn our close into a reset."""
@@ -218,5 +232,6 @@ class PulledStream:
 
     def abort(self) -> None:
         self._gone = True
+        self._written.set()
         for task in self._tasks:
             task.cancel()

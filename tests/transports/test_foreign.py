@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
@@ -220,3 +221,17 @@ async def test_closing_closes_the_transport() -> None:
     inner = Inner()
     await ForeignTransport(inner, LIMITS).aclose()
     assert inner.closed
+
+
+async def test_a_response_that_comes_as_the_request_is_cancelled_is_closed() -> None:
+    async def answer(_: httpx.Request) -> httpx.Response:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return httpx.Response(200, stream=parts)
+
+    parts = Parts(b"x")
+    asking = asyncio.create_task(ForeignTransport(Inner(answer), LIMITS).handle_async_request(request()))
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert parts.closed

@@ -9,21 +9,22 @@ import anyio
 import httpx
 import pytest
 
-from preview_proxy import Limits, Policy
+from preview_proxy import Limits, Policy, live
 from preview_proxy.testing import Request, Response
+from tests.servers import HTTP_SERVERS
 from tests.world import HOST, World, read_answer, world
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["httptools", "h11", "httpx"])
+@pytest.fixture(params=[*HTTP_SERVERS, "httpx"])
 async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Both of uvicorn's parsers over our own pool, and httpx's transport in the pool's place."""
+    """Every server over our own pool, and uvicorn over httpx's transport in the pool's place."""
     if request.param == "httpx":
         async with world(transport=httpx.AsyncHTTPTransport(trust_env=False)) as made:
             yield made
     else:
-        async with world(http=request.param) as made:
+        async with world(serve=HTTP_SERVERS[request.param]) as made:
             yield made
 
 
@@ -329,3 +330,38 @@ async def test_hop_by_hop_and_nominated_fields_stop_here(w: World) -> None:
     assert {b"x-kept", b"x-forwarded-host"} <= received
     assert answer.values(b"x-gone") == answer.values(b"keep-alive") == []
     assert answer.values(b"x-stays") == [b"1"]
+
+
+async def test_a_visitor_who_leaves_while_the_edge_explains_keeps_no_place() -> None:
+    async with world() as w:
+
+        @w.dev.route("/half")
+        async def half(request: Request, response: Response) -> None:
+            head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await response.raw(head + b"1\r\n{\r\n")
+            await anyio.sleep_forever()
+
+        async with await anyio.connect_tcp("127.0.0.1", w.port) as visitor:
+            await visitor.send(w.request("/half"))
+            await w.dev.wait_for(lambda dev: any(asked.path == "/half" for asked in dev.received))
+        with anyio.fail_after(5):
+            await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+
+
+async def test_a_whole_response_gives_a_foreign_connection_back() -> None:
+    transport = httpx.AsyncHTTPTransport(trust_env=False)
+    async with world(transport=transport) as w:
+
+        @w.dev.route("/pauses")
+        async def pauses(request: Request, response: Response) -> None:
+            await response.start(200, [("content-type", "text/plain")])
+            await response.write(b"a")
+            await anyio.sleep(3 * live.PATIENCE)  # until the visitor is watched
+            await response.write(b"b")
+
+        for _ in range(2):
+            assert (await w.get("/pauses")).body == b"ab"
+        with anyio.fail_after(5):
+            while not all(connection.is_idle() for connection in transport._pool.connections):
+                await anyio.lowlevel.checkpoint()
+        assert len(transport._pool.connections) == 1

@@ -13,19 +13,20 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from preview_proxy import Limits, Policy
 from preview_proxy.testing import WebSocket
-from tests.world import World, world
+from tests.servers import WEBSOCKET_SERVERS
+from tests.world import OWNER, World, world
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["websockets-sansio", "wsproto", "httpx"])
+@pytest.fixture(params=[*WEBSOCKET_SERVERS, "httpx"])
 async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Two of uvicorn's WebSocket protocols over our own pool, and httpx's transport in the pool's place."""
+    """Every server over our own pool, and uvicorn over httpx's transport in the pool's place."""
     if request.param == "httpx":
         async with world(transport=httpx.AsyncHTTPTransport(trust_env=False)) as made:
             yield made
     else:
-        async with world(ws=request.param) as made:
+        async with world(serve=WEBSOCKET_SERVERS[request.param]) as made:
             yield made
 
 
@@ -283,3 +284,49 @@ async def test_a_shutdown_tells_both_sides() -> None:
                 assert (await closed(socket))[0] == 1012
         with anyio.fail_after(3):
             await w.dev.wait_for(lambda dev: any(s.close_code == 1012 for s in dev.websockets))
+
+
+async def test_a_wrong_101_is_closed() -> None:
+    async with world() as w:
+
+        @w.dev.websocket("/lies")
+        async def lies(socket: WebSocket) -> None:
+            head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            await socket.raw(head + b"Sec-WebSocket-Accept: no\r\n\r\n")
+            await anyio.sleep_forever()
+
+        with pytest.raises(InvalidStatus):
+            async with dial(w, "/lies"):
+                pass
+        with anyio.fail_after(5):
+            await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+
+
+async def test_an_endless_refusal_is_502() -> None:
+    async with world() as w:
+
+        @w.dev.websocket("/endless")
+        async def endless(socket: WebSocket) -> None:
+            await socket.raw(b"HTTP/1.1 403 No\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                await socket.raw(b"400\r\n" + bytes(1024) + b"\r\n")
+
+        with anyio.fail_after(5), pytest.raises(InvalidStatus) as refusal:
+            async with dial(w, "/endless"):
+                pass
+        assert refusal.value.response.status_code == 502
+
+
+async def test_w10_a_refusal_under_way_is_revoked() -> None:
+    async with world() as w:
+
+        @w.dev.websocket("/slow-refusal")
+        async def slow_refusal(socket: WebSocket) -> None:
+            await socket.raw(b"HTTP/1.1 403 No\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nhalf")
+            w.proxy.revoke(subject=OWNER)
+            await anyio.sleep_forever()
+
+        with anyio.fail_after(5), pytest.raises(InvalidStatus) as refusal:
+            async with dial(w, "/slow-refusal"):
+                pass
+        assert refusal.value.response.status_code == 404

@@ -122,6 +122,14 @@ async def test_a_receiver_that_is_cancelled_loses_nothing(wire: Wire, socket: We
     assert await received(socket) == "kept"
 
 
+async def test_a_receiver_that_is_cancelled_leaves_the_next_one_alone(wire: Wire, socket: WebSocketStream) -> None:
+    first = asyncio.create_task(socket.receive())
+    await asyncio.sleep(0)
+    first.cancel()  # it hears of that only after the next has begun to wait
+    asyncio.get_running_loop().call_later(0.01, wire.say, frame(TEXT, b"next"))
+    assert await received(socket) == "next"
+
+
 async def test_fragments_are_one_message_with_pings_between_them(wire: Wire, socket: WebSocketStream) -> None:
     for byte in b"\x01\x03abc\x89\x02hi\x00\x00\x80\x02de":
         wire.say(bytes([byte]))
