@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -39,7 +38,6 @@ class WebSocket:
         self._connection = request.wire.connection
         self._response = response
         self._frames = Frames(ConnectionType.SERVER, trailing_data=request.wire.leftover)
-        self._events: deque[Event] = deque()
         self._text: list[str] = []
         self._binary: list[bytes] = []
 
@@ -121,15 +119,14 @@ class WebSocket:
         return event.message_finished
 
     async def _next_event(self) -> Event:
-        self._events.extend(self._frames.events())
-        while not self._events:
+        # one by one: wsproto answers nothing that came before a close once it has read the close
+        while (event := next(self._frames.events(), None)) is None:
             try:
                 data = await self._connection.read()
             except ConnectionError:
                 data = b""
             self._frames.receive_data(data or None)
-            self._events.extend(self._frames.events())
-        return self._events.popleft()
+        return event
 
     async def _peer_closed(self, event: CloseConnection) -> None:
         self.close_code, self.close_reason = int(event.code), event.reason or ""

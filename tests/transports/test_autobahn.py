@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 MASK = b"\x37\xfa\x21\x3d"
 DONE = b"\x03\xe8"
-DISPUTED = {"7.1.5", "7.1.9", "7.7.12.1", "7.7.12.2"}
+DISPUTED = {"7.1.5", "7.7.12.1", "7.7.12.2"}
 """A close frame between the parts of a message, a fault to websockets; the close code 1014, one to wsproto; and a ping
 that `DevServer` reads together with a close frame, and then cannot answer."""
 
