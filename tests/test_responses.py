@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 from starlette.types import Message
 
-from preview_proxy.core.headers import check_values
+from preview_proxy.core.headers import check_controls
 from preview_proxy.core.models import Rejected
 from preview_proxy.errors import CODES, PreviewProxyError, from_rejected
 from preview_proxy.responses import refusal, respond, wants_page
@@ -52,7 +52,7 @@ def test_h24_every_refusal_has_the_same_careful_headers(code: str, page: bool) -
         b"referrer-policy": b"no-referrer",
         b"x-preview-proxy-error": code.encode(),
     }
-    check_values(tuple(headers.items()), "bad_header")
+    check_controls(b"".join(headers.values()), "bad_header")
 
 
 @pytest.mark.parametrize("page", [True, False], ids=["page", "json"])

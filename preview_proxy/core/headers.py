@@ -140,20 +140,7 @@ def response_name_passes(name: bytes) -> bool:
     return not name.endswith(b"-cdn-cache-control") and name != b"cdn-cache-control"
 
 
-def end_to_end(headers: RawHeaders, passes: Callable[[bytes], bool]) -> list[tuple[bytes, bytes]]:
-    """The fields whose name passes and that `Connection` does not nominate, in order, bytes unchanged."""
-    hop = nominated(headers)
-    if hop:
-        return [(name, value) for name, value in headers if passes(name) and name not in hop]
-    return [(name, value) for name, value in headers if passes(name)]
-
-
-def check_values(headers: RawHeaders, code: str) -> None:
-    """Raise `Rejected(code)` if a value has a control character, which some parser would take for a line's end."""
-    check_controls(b"".join([value for _, value in headers]), code)
-
-
 def check_controls(values: bytes, code: str) -> None:
-    """The same for values in a row."""
+    """Raise `Rejected(code)` if values in a row hold a control character, which some parser takes for a line's end."""
     if len(values.translate(None, _CONTROLS)) != len(values):
         raise Rejected(code, "a header value has a control character")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preview_proxy.core.cookies import is_token
-from preview_proxy.core.headers import check_values, end_to_end, nominated, request_filter, response_name_passes
+from preview_proxy.core.headers import check_controls, nominated, request_filter, response_name_passes
 from preview_proxy.core.models import Rejected
 
 PASSES = request_filter([])
@@ -114,20 +114,6 @@ def test_h05_every_connection_field_nominates(values: list[bytes], names: set[by
     assert nominated(headers) == names
 
 
-def test_h05_nominated_fields_go_and_the_others_keep_order_bytes_and_duplicates() -> None:
-    headers = (
-        (b"x-b", b"2"),
-        (b"connection", b""),
-        (b"x-hop", b"1"),
-        (b"x-a", b"1"),
-        (b"connection", b"close, X-Hop"),
-        (b"x-b", b"caf\xe9"),
-        (b"upgrade", b"h2c"),
-    )
-    assert end_to_end(headers, PASSES) == [(b"x-b", b"2"), (b"x-a", b"1"), (b"x-b", b"caf\xe9")]
-    assert end_to_end(((b"x-b", b"1"), (b"host", b"a")), PASSES) == [(b"x-b", b"1")]
-
-
 # R-02, name by name
 NEVER_SENT_DOWNSTREAM = """
 alt-svc strict-transport-security clear-site-data service-worker-allowed service-worker-navigation-preload
@@ -158,14 +144,14 @@ def test_what_an_app_tells_a_browser_passes(name: bytes) -> None:
 
 @pytest.mark.parametrize("byte", [*range(0x20), 0x7F])
 def test_p20_a_control_character_in_a_value_is_refused(byte: int) -> None:
-    headers = ((b"a", b"fine"), (b"b", b"x%cy" % byte), (b"c", b"fine"))
+    values = b"fine" + b"x%cy" % byte + b"fine"
     if byte == 0x09:
-        return check_values(headers, "bad_header")
+        return check_controls(values, "bad_header")
     with pytest.raises(Rejected) as caught:
-        check_values(headers, "bad_header")
+        check_controls(values, "bad_header")
     assert caught.value.code == "bad_header"
 
 
-@given(st.lists(st.tuples(st.binary(), st.from_regex(rb"[\t\x20-\x7e\x80-\xff]*", fullmatch=True))))
-def test_p20_every_other_byte_is_fine(headers: list[tuple[bytes, bytes]]) -> None:
-    check_values(tuple(headers), "bad_header")
+@given(st.from_regex(rb"[\t\x20-\x7e\x80-\xff]*", fullmatch=True))
+def test_p20_every_other_byte_is_fine(values: bytes) -> None:
+    check_controls(values, "bad_header")

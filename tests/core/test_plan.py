@@ -303,3 +303,17 @@ def test_w04_no_handshake_emits_what_must_not_cross(headers: list[tuple[bytes, b
     assert not [name for name in names if b"_" in name or name.startswith(NEVER[1])]
     for pair in HANDSHAKE:
         assert [field for field in outbound.headers if field[0] == pair[0]] == [pair]
+
+
+def test_h05_nominated_fields_go_and_the_others_keep_order_bytes_and_duplicates() -> None:
+    headers = (
+        (b"x-b", b"2"),
+        (b"connection", b""),
+        (b"x-hop", b"1"),
+        (b"x-a", b"1"),
+        (b"connection", b"close, X-Hop"),
+        (b"x-b", b"caf\xe9"),
+        (b"upgrade", b"h2c"),
+    )
+    assert request(*headers).headers == sent((b"x-b", b"2"), (b"x-a", b"1"), (b"x-b", b"caf\xe9"))
+    assert request((b"x-b", b"1"), (b"host", b"a")).headers == sent((b"x-b", b"1"))
