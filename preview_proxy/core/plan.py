@@ -149,12 +149,11 @@ def plan_response(method: str, status: int, headers: RawHeaders, route: Route, r
         raise Rejected("upstream_protocol_error", f"status {status}")
     has_body = method != "HEAD" and status not in _BODILESS
     kept = _response_headers(headers, route, rules)
-    names = [name for name, _ in headers]
-    if b"content-length" in names:
-        if status in _BODILESS or b"transfer-encoding" in names:
+    if lengths := [value for name, value in kept if name == b"content-length"]:
+        if status in _BODILESS or b"transfer-encoding" in [name for name, _ in headers]:
             kept = [pair for pair in kept if pair[0] != b"content-length"]
         else:
-            _check_length([value for name, value in kept if name == b"content-length"])
+            _check_length(lengths)
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 
@@ -230,7 +229,7 @@ def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
 
 def _check_length(lengths: list[bytes]) -> None:
     """RFC 9112 §6.3: after two lengths, or one that is no number, nobody knows where the next response starts."""
-    if lengths and not (len(lengths) == 1 and lengths[0].isdigit()):
+    if len(lengths) > 1 or not lengths[0].isdigit():
         raise Rejected("upstream_protocol_error", "Content-Length is not one number")
 
 
