@@ -28,6 +28,7 @@ class Limits:
     check_timeout: float = 2.0
     provider_timeout: float = 15.0
     decision_ttl: float = 5.0
+    recheck_interval: float = 30.0
     drain_timeout: float = 10.0
 
     def __post_init__(self) -> None:
