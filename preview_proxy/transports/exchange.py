@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import anyio
 import httpx
@@ -29,6 +29,14 @@ EXPLANATION_BYTES = 4096
 
 class ClientGone(OSError):
     """The visitor left before the exchange was over. An OSError, as the ASGI spec has `send` raise one."""
+
+
+class Upstream(Protocol):
+    """An `UpstreamPool`, or a `ForeignTransport` in its place."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a planned request; the answer's head has arrived when this returns. Raises what a transport raises."""
+        ...
 
 
 class Lease(Protocol):
@@ -104,11 +112,6 @@ def cut_short(cut: str | None) -> PreviewProxyError | None:
         return None
     kind, code = _CUTS[cut]
     return kind(code, detail="cut short")
-
-
-async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:
-    """The response to a planned request, from an `UpstreamPool` or a `ForeignTransport`."""
-    return cast("UpstreamResponse", await transport.handle_async_request(request))
 
 
 async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyError | None:
