@@ -46,6 +46,14 @@ class Lease(Protocol):
         """Where to send the request; asks the provider when needed."""
         ...
 
+    def reached(self) -> None:
+        """Note that a response came."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Note what a transport raised."""
+        ...
+
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
         """Whether the response could be the provider's edge talking."""
         ...

@@ -47,6 +47,7 @@ async def relay_websocket(
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
+        lease.failed(error)
         failure = translate(error)
     response = dialling.response
     try:
@@ -82,6 +83,7 @@ class _Dialling:
             route = await self.lease.route()
             outbound = plan_handshake(self.inbound, route, self.rules, key)
             response = self.response = await self.transport.send(UpstreamRequest(outbound, NO_BODY))
+            self.lease.reached()
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
                 self.accept = plan_accept(headers, key, self.inbound, route, self.rules)

@@ -120,6 +120,12 @@ class Scribe:
         self.read.append(body)
         return CredentialRejected() if b"credential" in body else None
 
+    def reached(self) -> None:
+        pass
+
+    def failed(self, error: Exception) -> None:
+        pass
+
     def renew(self, error: PreviewProxyError) -> bool:
         return False
 
