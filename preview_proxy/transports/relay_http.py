@@ -104,6 +104,7 @@ class _Relay:
             if EARLY_HINT in self.offers:
                 request.on_informational = partial(self._inform, route)
             response = await self.transport.send(request)
+            self.lease.reached()
             if response.status_code < 400:
                 return response, route
             try:
@@ -183,6 +184,7 @@ async def relay_http(
     except ClientGone:
         return
     except Exception as error:  # a transport may raise anything; the worker must live
+        lease.failed(error)
         failure = translate(error)
     if failure is not None:
         raise Aborted(failure) if relay.started else failure

@@ -49,6 +49,7 @@ async def relay_websocket(
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
+        lease.failed(error)
         failure = translate(error)
     response = dialling.response
     try:
@@ -84,6 +85,7 @@ class _Dialling:
             route = await self.lease.route()
             outbound = plan_handshake(self.inbound, route, self.rules, key)
             response = self.response = await self.transport.send(UpstreamRequest(outbound, NO_BODY))
+            self.lease.reached()
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
                 self.accept = plan_accept(headers, key, self.inbound, route, self.rules)
@@ -132,9 +134,10 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
-        revoked = cancelled.args == ("revoked",)
-        upstream.close(1001 if revoked else 1012, "")
-        code, reason = (4403, "revoked") if revoked else (1012, "restarting")
+        down.task.cancel()  # first of all: nothing passes any more
+        ended = cut_short(cancelled.args[0] if cancelled.args else None)
+        code, reason = (ended.close_code, ended.code) if ended is not None else (1001, "")
+        upstream.close(code, "")
         with suppress(TimeoutError):  # of a visitor who does not read
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
@@ -160,6 +163,8 @@ class _Down:
     async def _pump(self) -> None:
         try:
             while not isinstance(message := await self._upstream.receive(), Closed):
+                if self._main.cancelling():
+                    return  # it has been decided that nothing passes any more
                 key = "text" if isinstance(message, str) else "bytes"
                 await self._send({"type": "websocket.send", key: message})
         except GONE:
