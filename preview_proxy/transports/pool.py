@@ -30,6 +30,13 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 Key = tuple[Origin, bytes]
 
 
+def verifying_context() -> ssl.SSLContext:
+    """A context that verifies certificates. Python's own also writes session keys where ``SSLKEYLOGFILE`` says."""
+    context = ssl.create_default_context()
+    context.keylog_filename = None  # type: ignore[assignment]
+    return context
+
+
 @dataclass(slots=True)
 class _Line:
     """The connections of one key: those idle, how many there are in all, and who waits for one."""
@@ -47,7 +54,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, limits: Limits | None = None, *, new_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
+        self, limits: Limits | None = None, *, new_context: Callable[[], ssl.SSLContext] = verifying_context
     ) -> None:
         self._limits = limits or Limits()
         self._new_context = new_context

@@ -97,7 +97,7 @@ def test_an_origin_is_scheme_host_and_port(text: str, origin: Origin) -> None:
     + ["https://acme.com, https://b.com", "https://é.com", "https://\u212aube.com", "https://acme\uff0ecom"]
     + ["https://\ud800.com"],
 )
-def test_a02_more_or_less_than_an_origin_is_refused(text: str) -> None:
+def test_more_or_less_than_an_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an origin such as"):
         Origin.parse(text)
 

@@ -291,6 +291,24 @@ def test_h05_no_request_emits_what_must_not_cross(
     assert theirs.count(b"referer") <= 1
 
 
+@given(fields, st.binary(max_size=20), st.binary(max_size=20), st.booleans())
+@example([(b"Host", b"evil.example"), (b"X-Forwarded-Host", b"evil.example")], b"/evil.example/", b"@evil", False)
+@example([], b"/\\evil.example", b"//evil.example", True)
+def test_p08_whatever_the_visitor_sends_only_the_mapping_says_where_it_goes(
+    headers: list[tuple[bytes, bytes]], path: bytes, query: bytes, below: bool
+) -> None:
+    endpoint = replace(ENDPOINT, base_path=b"/base") if below else ENDPOINT
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/" + path, "query_string": query}
+    try:
+        inbound = snapshot({**scope, "headers": headers}, raw_headers({"headers": headers}), "any.example", Limits())
+        outbound = plan_request(inbound, ROUTE._replace(endpoint=endpoint), RULES)
+    except Rejected:
+        return
+    assert outbound.endpoint is endpoint
+    assert outbound.target.startswith(endpoint.base_path + b"/")
+    assert [value for name, value in outbound.headers if name == b"host"] == [ENDPOINT.origin.field]
+
+
 @given(fields, st.lists(st.text(max_size=6), max_size=3))
 def test_w04_no_handshake_emits_what_must_not_cross(headers: list[tuple[bytes, bytes]], offered: list[str]) -> None:
     scope = {"type": "websocket", "path": "/", "headers": headers, "subprotocols": offered}

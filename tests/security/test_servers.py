@@ -101,7 +101,7 @@ def gate(w: World) -> tuple[bytes, bytes]:
     return b"cookie", f"pp-development={w.gate}".encode()
 
 
-async def test_a_visitor_who_leaves_a_download_takes_upstream_along(w: World) -> None:
+async def test_r13_a_visitor_who_leaves_a_download_takes_upstream_along(w: World) -> None:
     @w.dev.route("/download")
     async def download(request: Request, response: Response) -> None:
         await response.start(200, [("content-type", "application/zip")])
@@ -117,7 +117,7 @@ async def test_a_visitor_who_leaves_a_download_takes_upstream_along(w: World) ->
         await w.dev.wait_for(lambda dev: dev.open_connections == 0)
 
 
-async def test_a_visitor_who_leaves_an_upload_takes_upstream_along(w: World) -> None:
+async def test_r13_a_visitor_who_leaves_an_upload_takes_upstream_along(w: World) -> None:
     with anyio.fail_after(5):
         async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
             headers = {"Content-Length": "10", "Origin": w.origin}

@@ -123,7 +123,7 @@ class Scribe:
         return False
 
 
-async def test_what_cannot_be_the_edges_is_not_read() -> None:
+async def test_r15_what_cannot_be_the_edges_is_not_read() -> None:
     lease, response = Scribe(), Scripted(b"body", status=200)
     assert await explanation(response, lease) is None
     assert (lease.read, response.chunks, response.unread) == ([], [b"body"], b"")
@@ -139,7 +139,7 @@ async def test_an_error_of_the_edge_is_read_whole() -> None:
 @pytest.mark.parametrize(
     "chunks", [[], [b""], [b"ab", b"c"], [b"x" * 4096, b"y"], [b"x" * 70_000, b"y"], [b"x"] * 5000]
 )
-async def test_what_was_read_of_the_apps_own_answer_is_still_given(chunks: list[bytes]) -> None:
+async def test_r15_what_was_read_of_the_apps_own_answer_is_still_given(chunks: list[bytes]) -> None:
     lease, response = Scribe(), Scripted(*chunks)
     assert await explanation(response, lease) is None
     (read,) = lease.read
