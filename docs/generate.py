@@ -49,6 +49,14 @@ LIMITS = {
 POLICY = {
     "private_headers": "Names that a visitor's request loses before upstream. `x-acme-*` stands for any ending.",
     "private_cookies": "Cookies that never pass, in either direction. Yours, if they reach the previews' hosts.",
+    "request_headers": (
+        'What upstream gets of a visitor: `"pass"`, all but those that a rule names; `"allow-list"`, only what a '
+        "browser sends."
+    ),
+    "allowed_headers": "Names that the allow-list lets pass besides. `authorization` is one to think about.",
+    "added_headers": "Fields that a response gets where the machine sent none of the name; `{}` for none.",
+    "send_user": "Whether upstream gets the subject, as `x-preview-user`. A visitor's own never passes.",
+    "private_upstreams": "Whether an upstream's name may resolve to a private address. For machines of your own.",
     "embedders": "Origins whose pages may frame a preview, besides those of `Tickets`. With none: `'none'`.",
     "limits": "The limits below.",
 }

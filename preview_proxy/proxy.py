@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from preview_proxy.checks import check
 from preview_proxy.core.models import Origin, Preview, Rejected
 from preview_proxy.core.plan import compile_rules
-from preview_proxy.core.policy import Limits, Policy
+from preview_proxy.core.policy import Policy
 from preview_proxy.core.snapshot import host_field, parse_authority, snapshot
 from preview_proxy.endpoints import Endpoints, is_ours
 from preview_proxy.errors import ConfigurationError, Misdirected, PreviewProxyError
@@ -83,9 +83,11 @@ class PreviewProxy:
             cookies=getattr(session, "cookies", ()),
             headers=getattr(session, "headers", ()),
             embedders=tickets.embedders if tickets else (),
+            same_site=session is not None,
         )
+        self._sends_user = policy.send_user
         self._targets = TargetCache(provider, timeout=self._limits.provider_timeout)
-        self._transport = _upstream(transport, self._limits)
+        self._transport = _upstream(transport, policy)
         self._live = LiveRelays()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +127,8 @@ class PreviewProxy:
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
         session = await self._gate.admit(visit.scope, inbound, routed)
-        lease = TargetLease(inbound.kind, routed, self._targets, self._provider)
+        user = session.subject if self._sends_user else ""
+        lease = TargetLease(inbound.kind, routed, self._targets, self._provider, user)
         self._live.refuse_if_draining()
         run = partial(self._live.run, subject=session.subject, preview=routed.preview)
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
@@ -247,7 +250,7 @@ class PreviewProxyMiddleware:
         await self._app(scope, receive_and_close, send)
 
 
-def _upstream(transport: httpx.AsyncBaseTransport | None, limits: Limits) -> UpstreamPool | ForeignTransport:
+def _upstream(transport: httpx.AsyncBaseTransport | None, policy: Policy) -> UpstreamPool | ForeignTransport:
     if transport is None:
-        return UpstreamPool(limits)
-    return transport if isinstance(transport, UpstreamPool) else ForeignTransport(transport, limits)
+        return UpstreamPool(policy.limits, private=policy.private_upstreams)
+    return transport if isinstance(transport, UpstreamPool) else ForeignTransport(transport, policy.limits)

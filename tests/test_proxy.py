@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preview_proxy import (
@@ -26,6 +27,7 @@ from preview_proxy import (
 )
 from preview_proxy.core.models import Origin
 from preview_proxy.errors import ConfigurationError
+from preview_proxy.transports import pool
 from tests.test_gate import Door, Upstream, gate_cookie, owner_only
 from tests.test_visit import call, scope_of
 from tests.world import OWNER, SECRET
@@ -434,6 +436,29 @@ async def test_policies_reach_every_part() -> None:
     assert (answer.status, answer.json()["code"]) == (414, "target_too_long")
     (policy,) = answer.values(b"content-security-policy")
     assert policy.endswith(b"frame-ancestors https://app.example https://second.example")
+
+
+async def test_p10_a_machine_of_ones_own_needs_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: list[bool] = []
+
+    async def session(connection: HTTPConnection) -> str:
+        return OWNER
+
+    async def refused(*args: object, private: bool) -> None:
+        dialled.append(private)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(pool, "dial", refused)
+    for policy in (None, Policy(private_upstreams=True)):
+        proxy = PreviewProxy(
+            router=PATTERN,
+            provider=Static({PREVIEW: "https://machine.internal"}),
+            authorize=owner_only,
+            session=session,
+            policy=policy,
+        )
+        assert (await call(proxy, scope_of(host=HOST))).status == 502
+    assert dialled == [False, True]
 
 
 def test_a_routed_preview_has_its_public_origin() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.requirements import LEFT, PAGE, named_tests, page, requirements, names_of_tests
+from tests.requirements import LEFT, PAGE, named_tests, names_of_tests, page, requirements
 
 TESTS = named_tests()
 ROWS = requirements()

@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from preview_proxy import Limits, Policy, live
+from preview_proxy.core.policy import ADDED_HEADERS
 from preview_proxy.testing import Request, Response
 from tests.servers import HTTP_SERVERS
-from tests.world import HOST, World, read_answer, world
+from tests.world import HOST, OWNER, World, read_answer, world
 
 pytestmark = pytest.mark.anyio
 
@@ -199,6 +200,34 @@ async def test_p08_only_the_mapped_host_is_dialled(w: World, monkeypatch: pytest
     ours = {w.port, w.nullspace.edge_port, int(w.nullspace.api_url.rpartition(":")[2]), w.dev.port}
     assert {host for host, port in dialled if port not in ours} == set()
     assert {host for host, _ in dialled} <= {"127.0.0.1", b"127.0.0.1"}
+
+
+async def test_r11_what_the_sandbox_leaves_out_is_added_on_the_wire(w: World) -> None:
+    @w.dev.route("/bare")
+    async def bare(request: Request, response: Response) -> None:
+        await response.send(200, [("Referrer-Policy", "no-referrer"), ("Content-Type", "text/html")], b"x")
+
+    answer = await w.get("/bare")
+    assert answer.values(b"referrer-policy") == [b"no-referrer"]
+    for name, value in ADDED_HEADERS.items():
+        if name != "Referrer-Policy":
+            assert answer.values(name.lower().encode()) == [value.encode()]
+
+
+async def test_a11_the_machine_is_told_who_looks_where_the_operator_asks_for_it() -> None:
+    async with world(policy=Policy(send_user=True)) as w:
+        await w.get("/echo", headers={"X-Preview-User": "root"})
+        assert w.dev.received[-1].values(b"x-preview-user") == [OWNER.encode()]
+
+
+async def test_r02_a_page_cannot_ask_for_a_password(w: World) -> None:
+    @w.dev.route("/private")
+    async def private(request: Request, response: Response) -> None:
+        await response.send(401, [("WWW-Authenticate", 'Basic realm="Acme"')], b"no")
+
+    page = await w.get("/private", headers={"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"})
+    assert (page.status, page.values(b"www-authenticate")) == (401, [])
+    assert (await w.get("/private")).values(b"www-authenticate") == [b'Basic realm="Acme"']
 
 
 async def test_one_date_and_one_server(w: World) -> None:
