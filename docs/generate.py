@@ -33,8 +33,9 @@ LIMITS = {
         "`upstream_timeout`",
     ),
     "idle_timeout": (
-        "Seconds without a byte of the response body. Event streams and WebSockets may be silent for ever.",
-        "the connection is cut",
+        "Seconds without a byte of the body, of the request's as of the response's. Event streams and WebSockets may "
+        "be silent for ever.",
+        "`body_timeout`, or the connection is cut",
     ),
     "write_timeout": ("Seconds for upstream to take what we write.", "`upstream_timeout`; on a WebSocket, close 1011"),
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),

@@ -127,7 +127,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             raise
         if request.outbound.has_body:
             chunked = request.outbound.content_length is None
-            connection.upload(request.body, chunked=chunked, write_timeout=self._limits.write_timeout)
+            connection.upload(request.body, chunked=chunked, limits=self._limits)
         else:
             connection.arm(self._limits.head_timeout)
         return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -367,6 +368,38 @@ async def test_v01_a_silent_upstream_is_504() -> None:
     async with world(policy=Policy(limits=Limits(head_timeout=0.05))) as w:
         answer = await w.get("/slow")
         assert (answer.status, answer.json()["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize("transport", [None, "httpx"])
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+async def test_v11_a_visitor_who_stops_in_the_body_is_not_waited_for(transport: str | None, framing: str) -> None:
+    other = {"transport": httpx.AsyncHTTPTransport(trust_env=False)} if transport else {}
+    async with world(policy=Policy(limits=Limits(idle_timeout=0.2)), **other) as w:
+
+        @w.dev.route("/reads")
+        async def reads(request: Request, response: Response) -> None:
+            with suppress(ConnectionError):
+                await request.read()
+
+        name, value = framing.split(": ")
+        head = w.request("/reads", method="POST", headers={"Origin": w.origin, name: value})
+        answer = await w.raw(head + (b"3\r\nabc\r\n" if "chunked" in framing else b"abc"), method="POST")
+        assert (answer.status, answer.json()["code"]) == (408, "body_timeout")
+        with anyio.fail_after(3):
+            await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+        assert not w.dev.received[-1].complete
+
+
+async def test_v11_a_slow_upload_that_goes_on_is_waited_for() -> None:
+    async with world(policy=Policy(limits=Limits(idle_timeout=0.5))) as w:
+        head = w.request("/body", method="POST", headers={"Origin": w.origin, "Content-Length": "8"})
+        with anyio.fail_after(10):
+            async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+                await stream.send(head)
+                for _ in range(8):
+                    await anyio.sleep(0.1)
+                    await stream.send(b"x")
+                assert (await read_answer(stream, "POST")).body == b"x" * 8
 
 
 async def test_v01_a_body_that_falls_silent_is_cut() -> None:
