@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -24,6 +26,7 @@ from preview_proxy.gate import Authorize, Gate
 from preview_proxy.hosts import Routed, Router
 from preview_proxy.lease import TargetLease
 from preview_proxy.live import LiveRelays
+from preview_proxy.placement import misplaced
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.sessions import Authenticator, Session
@@ -33,6 +36,8 @@ from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.visit import Visit
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class PreviewProxy:
         self._targets = TargetCache(provider, timeout=self._limits.provider_timeout)
         self._transport = _upstream(transport, policy)
         self._live = LiveRelays()
+        self._counts: Counter[str] = Counter()
+        self._placed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as an app of its own: a host that is no preview's is refused with 421."""
@@ -101,6 +108,8 @@ class PreviewProxy:
         """Answer an ``http`` or ``websocket`` scope of a preview's host; hand any other to `app`, untouched."""
         visit = Visit(scope, receive, send, self._rules.frame_ancestors)
         answered = await visit.attempt(self._answer(visit, app))
+        if visit.code is not None:
+            self._counts[visit.code] += 1
         if answered is False and app is not None:
             await app(scope, receive, send)
 
@@ -121,6 +130,8 @@ class PreviewProxy:
 
     async def _show(self, visit: Visit, routed: Routed, authority: str) -> None:
         visit.preview = routed.preview
+        if not self._placed and visit.scope["type"] == "http":
+            self._check_placement(visit)
         if visit.scope["type"] == "websocket":
             await visit.connected()
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
@@ -131,11 +142,25 @@ class PreviewProxy:
         lease = TargetLease(inbound.kind, routed, self._targets, self._provider, user)
         self._live.refuse_if_draining()
         run = partial(self._live.run, subject=session.subject, preview=routed.preview)
+        self._counts[inbound.kind] += 1
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
         if inbound.kind == "http":
             await relay_http(*ends, offers=visit.scope.get("extensions") or ())
         else:
             await relay_websocket(*ends, can_deny=visit.can_deny)
+
+    def _check_placement(self, visit: Visit) -> None:
+        """Warn once, at the first request for a preview: the order of middleware is the same for all."""
+        self._placed = True
+        if problem := misplaced(visit.scope, visit.server_send):
+            logger.warning("PreviewProxyMiddleware must be outside of %s. Add it last.", problem)
+
+    def counters(self) -> dict[str, int]:
+        """What this process has done: ``http`` and ``websocket`` relays begun, and refusals by code of the table.
+
+        There is no other name, whatever visitors send, so they can all be labels of a metric.
+        """
+        return dict(self._counts)
 
     async def ticket(
         self,

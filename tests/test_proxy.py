@@ -7,7 +7,12 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -345,6 +350,39 @@ async def test_without_tickets_none_can_be_issued() -> None:
     with pytest.raises(ConfigurationError, match="tickets="):
         await proxy.ticket(PREVIEW, subject=OWNER)
     await proxy.aclose()
+
+
+# --- what the operator is told ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outside", "named"),
+    [
+        ([], None),
+        ([Middleware(SessionMiddleware, secret_key="s")], "SessionMiddleware"),
+        ([Middleware(GZipMiddleware)], "GZipMiddleware"),
+        ([Middleware(TrustedHostMiddleware, allowed_hosts=["*"])], None),
+    ],
+    ids=repr,
+)
+async def test_p23_a_middleware_in_the_wrong_place_is_named_once(
+    outside: list[Middleware], named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Starlette(middleware=[*outside, Middleware(PreviewProxyMiddleware, proxy=proxy_of(PATTERN))])
+    for host in ("app.example", HOST, HOST):
+        await call(app, scope_of(host=host, headers=[(b"accept-encoding", b"gzip")]))
+    warnings = [record.getMessage() for record in caplog.records if "must be outside of" in record.getMessage()]
+    assert len(warnings) == (named is not None)
+    assert named is None or named in warnings[0]
+
+
+async def test_v13_counters_have_a_bounded_set_of_names() -> None:
+    proxy = proxy_of(PATTERN)
+    for number in range(300):
+        await call(proxy, scope_of(host=f"3000-m{number}.previews.example", path=f"/{number}"))
+        await call(proxy, scope_of(host=f"x{number}.previews.example"))
+        await call(proxy, scope_of("websocket", host=f"3000-m{number}.previews.example"))
+    assert proxy.counters() == {"not_signed_in": 600, "misdirected": 300}
 
 
 # --- the lifespan --------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def failing(error: Exception, *, preview: Preview | None = None) -> ASGIApp:
         visit = Visit(scope, receive, send, b"frame-ancestors https://app.example")
         visit.preview = preview
         assert await visit.attempt(fails(error)) is None
-        assert visit.refused
+        assert visit.code is not None
 
     return app
 
@@ -119,7 +119,7 @@ async def test_a_step_that_succeeds_gives_its_result() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(scope, receive, send, b"")
         assert await visit.attempt(step()) == "done"
-        assert not visit.refused
+        assert visit.code is None
 
     assert (await call(app, scope_of())).messages == []
 
@@ -244,7 +244,7 @@ async def test_p22_a_visitor_who_left_is_no_failure_of_ours(kind: str, caplog: p
     visit = Visit(scope_of(kind), receive, gone, b"")
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         await visit.attempt(visit.send({"type": "whatever"}))
-    assert visit.refused
+    assert visit.code is None
     assert caplog.records == []
     visit = Visit(scope_of(kind), receive, gone, b"")
     await visit.attempt(fails(NotFound()))

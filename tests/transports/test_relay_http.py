@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -231,6 +232,14 @@ async def test_r02_a_page_cannot_ask_for_a_password(w: World) -> None:
     assert (await w.get("/private")).values(b"www-authenticate") == [b'Basic realm="Acme"']
 
 
+async def test_v13_relays_and_refusals_are_counted(w: World) -> None:
+    before = Counter(w.proxy.counters())
+    for _ in range(3):
+        await w.get("/")
+    await w.get("/", headers={"Cookie": ""})
+    assert Counter(w.proxy.counters()) - before == {"http": 3, "not_signed_in": 1}
+
+
 async def test_one_date_and_one_server(w: World) -> None:
     @w.dev.route("/dated")
     async def dated(request: Request, response: Response) -> None:
@@ -373,8 +382,8 @@ async def test_v01_a_silent_upstream_is_504() -> None:
 @pytest.mark.parametrize("transport", [None, "httpx"])
 @pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
 async def test_v11_a_visitor_who_stops_in_the_body_is_not_waited_for(transport: str | None, framing: str) -> None:
-    other = {"transport": httpx.AsyncHTTPTransport(trust_env=False)} if transport else {}
-    async with world(policy=Policy(limits=Limits(idle_timeout=0.2)), **other) as w:
+    other = httpx.AsyncHTTPTransport(trust_env=False) if transport else None
+    async with world(policy=Policy(limits=Limits(idle_timeout=0.2)), transport=other) as w:
 
         @w.dev.route("/reads")
         async def reads(request: Request, response: Response) -> None:
