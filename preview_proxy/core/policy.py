@@ -11,7 +11,8 @@ from preview_proxy.core.headers import HOP_BY_HOP, request_filter
 from preview_proxy.core.models import Origin
 
 # Permissions Policy §5.2, and the features of the specifications that define them: what a page under development
-# seldom needs, and a hostile one would ask the visitor for in the name of the host that they see.
+# seldom needs, and a hostile one would ask the visitor for in the name of the host that they see. Not "bluetooth":
+# Chromium does not know it without a flag, and says so in the console of every page.
 DENIED_FEATURES = (
     "camera",
     "microphone",
@@ -20,7 +21,6 @@ DENIED_FEATURES = (
     "usb",
     "serial",
     "hid",
-    "bluetooth",
     "midi",
     "display-capture",
     "publickey-credentials-get",
