@@ -200,7 +200,7 @@ def test_every_attribute_and_argument_named_exists(page: Path) -> None:
 @every_page
 def test_every_control_address_exists(page: Path) -> None:
     named = re.findall(re.escape(PREFIX.decode()) + r"(\w+)", page.read_text("utf-8"))
-    assert set(named) <= {"session", "check"}
+    assert set(named) <= {"session", "check", "logout"}
 
 
 def test_every_make_target_in_the_readme_exists() -> None:

@@ -22,7 +22,7 @@ from preview_proxy.testing import DevServer
 from tests.test_gate import HOST, Door, gate_cookie
 from tests.test_live import until
 from tests.test_visit import scope_of
-from tests.transports.test_relay_websocket import dial
+from tests.transports.test_relay_websocket import closed, dial
 from tests.world import EMBEDDER, MACHINE, OWNER, SECRET, ZONE, Answer, World, read_answer, world
 
 pytestmark = pytest.mark.anyio
@@ -183,6 +183,72 @@ async def test_pitfall_77_one_session_loads_1500_modules_over_100_streams() -> N
                 for first in range(100):
                     group.start_soon(load, range(first, 1500, 100))
     assert statuses == [200] * 1500
+
+
+async def test_pitfall_77_a_module_that_the_edge_was_asked_for_too_soon_comes_a_little_later() -> None:
+    async with world() as w:
+        w.nullspace.set_rate_limit(3, 1)
+        with anyio.fail_after(20):
+            answers = [await w.get("/echo") for _ in range(5)]
+    assert [answer.status for answer in answers] == [200] * 5
+    verdicts = [request.verdict for request in w.nullspace.edge_requests]
+    assert verdicts.count("served") == 5
+    assert verdicts.count("rate_limit_exceeded") == 1
+
+
+async def test_pitfall_77_what_is_unsafe_or_has_to_wait_for_long_is_told_so_at_once() -> None:
+    async with world() as w:
+        w.nullspace.set_rate_limit(0, 7)
+        for method in ("GET", "POST"):
+            answer = await w.get("/echo", method=method, headers={"Origin": w.origin})
+            assert (answer.status, answer.json()["code"]) == (429, "rate_limit_exceeded")
+            assert answer.values(b"retry-after") == [b"7"]
+        w.nullspace.set_rate_limit(0, 1)
+        answer = await w.get("/echo", method="POST", headers={"Origin": w.origin})
+        assert (answer.status, answer.values(b"retry-after")) == (429, [b"1"])
+        assert len(w.nullspace.edge_requests) == 3
+        assert (await w.get("/echo")).status == 429  # it waits once, not for ever
+        assert len(w.nullspace.edge_requests) == 5
+
+
+# --- P-18: sizes ---------------------------------------------------------------------------------------------------
+
+
+def of_size(w: World, *, fields: int = 0, size: int = 0) -> dict[str, str]:
+    """Header fields that bring a request to that many fields or bytes of names and values."""
+    own = {"Host": w.host, "Cookie": f"pp-development={w.gate}"}
+    if fields:
+        return {f"X-{number}": "x" for number in range(fields - len(own))}
+    left = size - sum(len(name) + len(value) for name, value in own.items())
+    return {"X-Half": "x" * (left // 2 - 6), "X-Rest": "x" * (left - left // 2 - 6)}
+
+
+async def test_p18_each_default_holds_at_its_edge_on_the_wire() -> None:
+    async with world(policy=Policy(limits=Limits(body_bytes=1000))) as w:
+        for beyond, status in ((0, 200), (1, 431)):
+            assert (await w.get("/echo", headers=of_size(w, fields=100 + beyond))).status == status
+            assert (await w.get("/echo", headers=of_size(w, size=32 * 1024 + beyond))).status == status
+        for beyond, status in ((0, 404), (1, 414)):  # there is no such file
+            assert (await w.get("/" + "x" * (8 * 1024 - 1 + beyond))).status == status
+        for beyond, status in ((0, 200), (1, 414)):
+            assert (await w.get("/echo?" + "x" * (16 * 1024 + beyond))).status == status
+        for beyond, status in ((0, 200), (1, 413)):
+            length = 1000 + beyond
+            head = w.request("/echo", method="POST", headers={"Origin": w.origin, "Content-Length": str(length)})
+            assert (await w.raw(head + bytes(length))).status == status
+
+
+async def test_p18_w07_a_message_of_the_largest_size_passes_and_no_larger_one() -> None:
+    async with world(policy=Policy(limits=Limits(message_bytes=1000))) as w:
+        with anyio.fail_after(20):
+            async with dial(w) as socket:
+                for message in ("x" * 1000, bytes(1000), "é" * 500):
+                    await socket.send(message)
+                    assert await socket.recv() == message
+            for message in ("x" * 1001, bytes(1001), "é" * 500 + "x"):
+                async with dial(w) as socket:
+                    await socket.send(message)
+                    assert (await closed(socket))[0] == 1009
 
 
 # --- V-06: machines that are not there -----------------------------------------------------------------------------
