@@ -129,10 +129,9 @@ class _Relay:
 
     def _may_wait(self, error: PreviewProxyError) -> bool:
         """Whether the edge has us wait so little that the visitor need not know. A page cannot load a module again."""
-        soon = error.retry_after is not None and error.retry_after <= SOON
-        return (
-            soon and error.code == "rate_limit_exceeded" and self.body is None and self.inbound.method in SAFE_METHODS
-        )
+        if error.code != "rate_limit_exceeded" or error.retry_after is None or error.retry_after > SOON:
+            return False
+        return self.body is None and self.inbound.method in SAFE_METHODS
 
     def _inform(self, route: Route, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Pass a 103 on (RFC 8297). It comes by callback, so a task sends it; the response waits for that."""
