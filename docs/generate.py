@@ -105,7 +105,8 @@ def errors_page() -> str:
         '- **Everything else** gets JSON: `{"code", "message", "retryable", "suggested_action", "request_id"}`.\n'
         "- **A WebSocket** is refused with the same status and JSON. A server without ASGI's denial response "
         "extension closes it instead, with the close code and the code as its reason.\n"
-        "- `Retry-After` is there where the provider, or its kind of failure, says how long to wait.",
+        "- `Retry-After` is there with every 429 and 503 that may be retried: 1 to 300 seconds.\n"
+        "- **A WebSocket that is open already** closes on both sides: with the close code, and the code as its reason.",
         "The request id is also in the log, in one line of the logger `preview_proxy`: status, method, path without "
         "query, preview, side (`source`), code and detail. INFO below 500, WARNING from there.",
         "## Codes",
