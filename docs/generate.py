@@ -47,7 +47,7 @@ LIMITS = {
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
     "provider_timeout": ("Seconds for one call of the provider.", "`provider_timeout`"),
     "decision_ttl": (
-        "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
+        "Seconds that a yes of `authorize` stands, for one subject and preview; 30 at most. A no is never remembered.",
         "it is asked again",
     ),
     "recheck_interval": (
