@@ -134,7 +134,8 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
         down.task.cancel()  # first of all: nothing passes any more
-        code, reason = _closing(cancelled.args[0] if cancelled.args else None)
+        # a server cancels without a word: it stops
+        code, reason = _closing(cancelled.args[0] if cancelled.args else "drained")
         upstream.close(code, "")
         with suppress(TimeoutError):  # of a visitor who does not read
             async with asyncio.timeout(CLOSE_TIMEOUT):
