@@ -16,6 +16,7 @@ from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_
 from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
     check_controls,
+    may_be_page,
     nominated,
     request_filter,
     response_name_passes,
@@ -52,7 +53,7 @@ class Rules:
 
 
 class Added(NamedTuple):
-    """Fields for every response: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
+    """Fields for every page: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
 
     fields: RawHeaders
     names: frozenset[bytes]
@@ -208,9 +209,10 @@ def plan_response(
             _check_length([value for name, value in kept if name == b"content-length"])
     if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
         kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
-    added = rules.added
-    kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
-    kept += added.imposed
+    if names.count(b"content-type") != 1 or may_be_page(headers[names.index(b"content-type")][1]):
+        added = rules.added
+        kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
+        kept += added.imposed
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 
