@@ -51,7 +51,7 @@ R-07 MUST `Set-Cookie` loses `Domain`, and goes whole where its name is reserved
 R-08 SHOULD Where a page may be framed, its cookies are made to work in the frame.
 R-09 MUST Cookies of the provider's edge pass in neither direction.
 R-10 MUST Who may frame a preview is the operator's to say, and the sandbox's headers cannot say otherwise.
-R-11 SHOULD Careful headers are added where the sandbox sent none.
+R-11 SHOULD Pages get careful headers where the sandbox sent none, and cannot ask for the passkeys of a domain above.
 R-12 MUST Bodies pass as they are encoded, and no encoding is asked for that the visitor did not ask for.
 R-13 MUST What breaks off on one side is broken off on the other, never finished as if whole.
 R-14 MUST What has no body gets none.

@@ -38,7 +38,7 @@ ADDED_HEADERS: Mapping[str, str] = {
     "X-Robots-Tag": "noindex",  # a preview is nobody's search result
     "Permissions-Policy": ", ".join(f"{feature}=()" for feature in DENIED_FEATURES),
 }
-"""What a response gets where the sandbox sent no field of the name."""
+"""What a page gets where the sandbox sent no field of the name; scripts, styles and images have no use for them."""
 
 # What `Policy.added_headers` cannot name: framing, and what is decided elsewhere.
 _NOT_ADDED = HOP_BY_HOP | {b"content-length", b"content-security-policy", b"set-cookie", b"x-frame-options"}
@@ -92,7 +92,7 @@ class Policy:
     header name stands for any ending. `embedders` are the origins whose pages may frame a preview.
 
     `request_headers` may be ``"allow-list"``: then upstream gets what a browser sends, and `allowed_headers`, names
-    that are to pass besides. `added_headers` are the fields that a response gets where the sandbox sent none of the
+    that are to pass besides. `added_headers` are the fields that a page gets where the sandbox sent none of the
     name; ``{}`` adds none. With `send_user`, upstream gets the subject as ``X-Preview-User``. With `private_upstreams`,
     the name of an upstream may resolve to an address of a private network, as it does where machines are your own.
 
