@@ -4,7 +4,7 @@ import re
 from http.cookies import CookieError, SimpleCookie
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import cookie_parser
 
