@@ -122,13 +122,14 @@ def _split_port(authority: bytes, default: int) -> tuple[bytes, int]:
     return folded, int(number) if number and len(number) <= 5 else default
 
 
-_LINK_URL = re.compile(rb"<([^>]*)>")
+# To the end where no ">" follows: a search for it from every "<" would take quadratic time.
+_LINK_URL = re.compile(rb"(?<=<)[^>]*")
 _REFRESH_URL = re.compile(rb"(\A\s*[0-9.]*(?:\s*[;,]|\s)\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)", re.IGNORECASE)
 
 
 def rewrite_link(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:
     """Every target of a `Link` field (RFC 8288 §3)."""
-    return _LINK_URL.sub(lambda m: b"<" + rewrite_url(m[1], upstream, public, port) + b">", value)
+    return _LINK_URL.sub(lambda m: rewrite_url(m[0], upstream, public, port), value)
 
 
 def rewrite_refresh(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:

@@ -12,8 +12,6 @@ from preview_proxy.core.models import Endpoint, Origin, Rejected
 from preview_proxy.core.urls import (
     RESERVED_PARAMETERS,
     request_target,
-    rewrite_link,
-    rewrite_refresh,
     rewrite_url,
     strip_parameters,
 )
@@ -361,40 +359,3 @@ def test_r05_no_absolute_form_of_the_upstream_survives(url: str) -> None:
 def test_r05_nothing_is_raised_and_the_result_is_stable(tail: bytes, port: str) -> None:
     for url in (tail, b"//" + tail, b"https://" + tail, b"//m1-3000.edge.dev" + port.encode() + tail):
         assert rewrite(rewrite(url)) == rewrite(url)
-
-
-def test_r05_every_target_of_a_link_field() -> None:
-    value = (
-        b'<https://m1-3000.edge.dev/a.css>; rel=preload, <//localhost:3000/b?edge_token=1>; rel="x", <https://c.dev/>'
-    )
-    rewritten = rewrite_link(value, UPSTREAM, PUBLIC, 3000)
-    assert rewritten == (
-        b"<https://3000-m1.previews.dev/a.css>; rel=preload, "
-        b'<https://3000-m1.previews.dev/b>; rel="x", <https://c.dev/>'
-    )
-    assert rewrite_link(b"no target", UPSTREAM, PUBLIC, 3000) == b"no target"
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        b"0;url=%b",
-        b"0; URL=%b",
-        b"5, url = %b",
-        b" 0.5 ;%b",
-        b"0;url='%b'",
-        b'0;url="%b"',
-        b"0 url=%b",
-        b"0 %b",
-        b";%b",
-    ],
-    ids=repr,
-)
-def test_r05_the_url_of_a_refresh_field(form: bytes) -> None:
-    rewritten = rewrite_refresh(form % b"http://localhost:3000/a?edge_token=1", UPSTREAM, PUBLIC, 3000)
-    assert rewritten == form % b"https://3000-m1.previews.dev/a"
-
-
-@pytest.mark.parametrize("value", [b"5", b"", b"5;url=/a", b"0; url=https://example.com/", b"x"])
-def test_r05_a_refresh_to_elsewhere_is_unchanged(value: bytes) -> None:
-    assert rewrite_refresh(value, UPSTREAM, PUBLIC, 3000) == value
