@@ -4,6 +4,7 @@ import re
 from http.cookies import CookieError, SimpleCookie
 
 import pytest
+from django.http.cookie import parse_cookie
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import cookie_parser
@@ -35,13 +36,7 @@ def read_by_standard_library(text: str) -> list[str]:
 
 
 def read_by_django(text: str) -> list[str]:
-    """django.http.cookie.parse_cookie"""
-    names = []
-    for chunk in text.split(";"):
-        key, value = chunk.split("=", 1) if "=" in chunk else ("", chunk)
-        if key.strip() or value.strip():
-            names.append(key.strip())
-    return names
+    return list(parse_cookie(text))
 
 
 def read_by_go(text: str) -> list[str]:
