@@ -54,7 +54,8 @@ def strip_parameters(query: bytes) -> bytes:
 
 def _is_reserved(parameter: bytes) -> bool:
     name = unquote_to_bytes(parameter.partition(b"=")[0].replace(b"+", b" "))
-    return name.decode("utf-8", "replace").strip().casefold() in RESERVED_PARAMETERS
+    readings = name.decode("utf-8", "replace"), name.decode("latin-1")  # what is a space differs between them
+    return any(reading.strip().casefold() in RESERVED_PARAMETERS for reading in readings)
 
 
 def request_target(path: bytes, query: bytes, endpoint: Endpoint) -> bytes:

@@ -58,6 +58,7 @@ SPELLINGS = b"""
     edge_token=S edge_token edge_token= EDGE_Token=S %65dge_token=S edge%5ftoken=S
     %45%44%47%45%5F%54%4F%4B%45%4E=S +edge_token+=S %20edge_token%09=S %C2%A0edge_token=S edge_to%E2%84%AAen=S
     edge_to\xe2\x84\xaaen=S edge_token=S=edge_token __ns_preview_transport=S %5f%5Fns_preview_transport=S
+    \x85edge_token\xa0=S edge_token%85=S %A0edge_token=S
     __n%C5%BF_preview_tran%C5%BFport=S bl_preview_token=S DAYTONA_SANDBOX_AUTH_KEY=S
 """.split()
 
