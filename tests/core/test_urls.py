@@ -28,10 +28,13 @@ def is_reserved(name: str) -> bool:
 
 
 def names_read(query: bytes) -> set[str]:
-    """Every name that a server may read, whether it splits on "&", on ";" or on both."""
-    text = query.decode("latin-1")
-    read = {name for separator in "&;" for name, _ in parse_qsl(text, True, separator=separator, max_num_fields=None)}
-    return read | {unquote_plus(part.partition("=")[0]) for part in re.split("[&;]", text)}
+    """Every name that a server may read, whether it splits on "&", on ";" or on both, in UTF-8 or in Latin-1."""
+    text, read = query.decode("latin-1"), set()
+    for encoding in ("utf-8", "latin-1"):
+        for separator in "&;":
+            read |= {name for name, _ in parse_qsl(text, True, separator=separator, encoding=encoding)}
+        read |= {unquote_plus(part.partition("=")[0], encoding) for part in re.split("[&;]", text)}
+    return read
 
 
 @pytest.mark.parametrize(
