@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import h11
 from httpx import HTTPError
@@ -92,7 +92,7 @@ class _Transport(asyncio.Transport):
         self.reading = True
 
 
-class _Loop(asyncio.AbstractEventLoop):
+class _Loop:
     """A clock that stands still."""
 
     def time(self) -> float:
@@ -111,7 +111,9 @@ class _Visit:
         outbound = Outbound(method, test_plan.ENDPOINT, b"/", (), False, None)
         asked = UpstreamRequest(outbound, NO_BODY)
         asked.on_informational = lambda status, headers: self.informed.append(status)
-        self.connection = Connection(_Loop(), release=self._release, closed=self._close)
+        self.connection = Connection(
+            cast("asyncio.AbstractEventLoop", _Loop()), release=self._release, closed=self._close
+        )
         self.transport = _Transport()
         self.connection.connection_made(self.transport)
         self.answer = PooledResponse(self.connection, asked, _LIMITS)
