@@ -6,12 +6,15 @@ from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, PreviewProxyError
 from preview_proxy.hosts import HostPattern, HostTable, Routed, Router, first_of
 from preview_proxy.jwt_sessions import JWTSession
+from preview_proxy.logs import redact_logging
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.nullspace import Nullspace
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
+from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
 from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
+from preview_proxy.workers import Revocations
 
 __all__ = [
     "Authenticator",
@@ -32,6 +35,8 @@ __all__ = [
     "PreviewProxyError",
     "PreviewProxyMiddleware",
     "Provider",
+    "Revocation",
+    "Revocations",
     "Routed",
     "Router",
     "Secret",
@@ -42,4 +47,5 @@ __all__ = [
     "TicketStore",
     "Tickets",
     "first_of",
+    "redact_logging",
 ]

@@ -263,7 +263,7 @@ async def test_what_no_session_stands_behind_is_nobody(kind: str, case: Case) ->
 
 @KINDS
 @SESSIONS
-async def test_a12_a_wrong_user_and_an_unknown_preview_get_one_answer(kind: str, case: Case) -> None:
+async def test_a02_a12_a_wrong_user_and_an_unknown_preview_get_one_answer(kind: str, case: Case) -> None:
     door = Door(session=case.session, tickets=None)
     refused = await door.knock(kind, [(case.header, case.of("eve"))])
     headers = [(b"origin", b"https://3000-m2.previews.example"), (case.header, case.of(OWNER))]
@@ -564,7 +564,7 @@ async def test_a07_what_is_forgotten_is_asked_again() -> None:
         authorize = Asked()
         door = Door(authorize=authorize)
         await door.knock("http", gate_cookie(door.gate()))
-        door.proxy._gate.forget(subject, preview)
+        assert door.proxy.revoke(subject=subject, preview=preview) == 0
         await door.knock("http", gate_cookie(door.gate()))
         assert (len(authorize.questions) == 2) is asked_again, (subject, preview)
 

@@ -38,6 +38,7 @@ REQUEST_DROPPED = HOP_BY_HOP | {
     b"x-client-ip",
     b"x-http-method-override",
     b"x-middleware-subrequest",
+    b"x-preview-user",
     b"x-real-ip",
 }
 # Names by which infrastructure states an identity: a sandbox must not receive them, nor a visitor forge them.
@@ -60,6 +61,29 @@ REQUEST_DROPPED_PREFIXES = HOP_BY_HOP_PREFIXES + (
 )
 # Providers' own namespaces: credentials and instructions to their edges.
 PROVIDER_PREFIXES = (b"e2b-", b"x-bl-", b"x-blaxel-", b"x-daytona-", b"x-nullspace-", b"x-oc-")
+
+# What passes with `Policy(request_headers="allow-list")`: what a browser or a framework's own client code sends.
+REQUEST_ALLOWED = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"content-type",
+        b"dnt",
+        b"last-event-id",
+        b"origin",
+        b"pragma",
+        b"priority",
+        b"range",
+        b"rsc",
+        b"sec-gpc",
+        b"user-agent",
+        b"x-csrf-token",
+        b"x-requested-with",
+    }
+)
+REQUEST_ALLOWED_PREFIXES = (b"if-", b"next-", b"sec-ch-ua", b"sec-fetch-")
 
 # RFC 6455 §11.3: the handshake of the other hop.
 HANDSHAKE_PREFIX = b"sec-websocket-"
@@ -96,28 +120,69 @@ RESPONSE_DROPPED_PREFIXES = (
     HOP_BY_HOP_PREFIXES + PROVIDER_PREFIXES + (b"public-key-pins", b"surrogate-", b"x-accel-", b"x-preview-proxy-")
 )
 
+# What browsers and dev servers send all the time, and no rule has a word in: fields that need no second look.
+USUAL_REQUEST = REQUEST_ALLOWED | {
+    b"if-modified-since",
+    b"if-none-match",
+    b"sec-ch-ua",
+    b"sec-ch-ua-mobile",
+    b"sec-ch-ua-platform",
+    b"sec-fetch-dest",
+    b"sec-fetch-mode",
+    b"sec-fetch-site",
+    b"sec-fetch-storage-access",
+    b"sec-fetch-user",
+    b"upgrade-insecure-requests",
+}
+USUAL_RESPONSE = frozenset(
+    {
+        b"accept-ranges",
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"age",
+        b"cache-control",
+        b"content-disposition",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"etag",
+        b"expires",
+        b"last-modified",
+        b"pragma",
+        b"retry-after",
+        b"vary",
+        b"x-powered-by",
+    }
+)
+NOTHING: frozenset[bytes] = frozenset()
+
 # RFC 9110 §5.5: no control character but TAB.
 _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
 # The spellings that some server or gateway reads as "-".
 _DASHES = bytes.maketrans(b"_. ", b"---")
 
 
-_NOTHING: frozenset[bytes] = frozenset()
-
-
 def nominated(headers: RawHeaders) -> frozenset[bytes]:
     """The names that `Connection` declares hop-by-hop (RFC 9110 §7.6.1)."""
     values = [value for name, value in headers if name == b"connection"]
-    if not values:
-        return _NOTHING
-    return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
+    return _tokens(b",".join(values)) if values else NOTHING
 
 
-def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:
+@lru_cache(maxsize=NAMES)
+def _tokens(value: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip(b" \t").lower() for token in value.split(b","))
+
+
+def request_filter(private: Iterable[str], allowed: Iterable[str] | None = None) -> Callable[[bytes], bool]:
     """A test of whether a request field's name may go upstream, for one set of further private names.
 
-    A private name that ends in ``*`` stands for every name that starts so. The answer is remembered per name.
+    A private name that ends in ``*`` stands for every name that starts so. With `allowed`, only those exact names and
+    `REQUEST_ALLOWED` may. The answer is remembered per name.
     """
+    listed = None if allowed is None else REQUEST_ALLOWED | {name.lower().encode("latin-1") for name in allowed}
     names = [name.lower().encode("latin-1").translate(_DASHES) for name in private]
     dropped = REQUEST_DROPPED | {name for name in names if not name.endswith(b"*")}
     prefixes = REQUEST_DROPPED_PREFIXES + PROVIDER_PREFIXES + tuple(n[:-1] for n in names if n.endswith(b"*"))
@@ -127,7 +192,9 @@ def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:
         if not name or b"_" in name or not TOKEN.issuperset(name):
             return False
         plain = name.lower().translate(_DASHES)
-        return plain not in dropped and not plain.startswith(prefixes)
+        if plain in dropped or plain.startswith(prefixes):
+            return False
+        return listed is None or name in listed or name.startswith(REQUEST_ALLOWED_PREFIXES)
 
     return passes
 

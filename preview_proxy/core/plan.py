@@ -6,14 +6,24 @@ added later still, by the transport. On the way back: rewrite, then strip last.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import quote
 
-from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, rewrite_set_cookie
+from preview_proxy.core.cookies import (
+    MAX_SET_COOKIES,
+    ReservedCookies,
+    filter_cookies,
+    is_token,
+    rewrite_set_cookie,
+)
 from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
+    NOTHING,
+    RESPONSE_DROPPED,
+    USUAL_REQUEST,
+    USUAL_RESPONSE,
     check_controls,
     nominated,
     request_filter,
@@ -24,8 +34,11 @@ from preview_proxy.core.policy import Limits, Policy
 from preview_proxy.core.urls import request_target, rewrite_link, rewrite_refresh, rewrite_url
 from preview_proxy.core.websocket import check_handshake, offered_subprotocols
 
-# RFC 9110 §5.1: names are tokens, here a line each
-_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*\Z")
+# What web servers and browsers take at least, and one of ours may be behind another.
+MAX_VALUE = 16 * 1024
+
+# In the user's name everything else is percent-encoded UTF-8, which any server takes (RFC 9110 §5.5).
+_PRINTABLE = bytes(set(range(0x20, 0x7F)) - {0x25}).decode()
 
 # RFC 9110 §6.4.1 and §15.3.6: responses that have no content whatever upstream sends after the head.
 _BODILESS = frozenset({204, 205, 304})
@@ -36,30 +49,72 @@ class Rules:
     """The operator's policy, compiled once."""
 
     passes: Callable[[bytes], bool]
+    usual: frozenset[bytes]
     cookies: ReservedCookies
     frame_ancestors: bytes
     embedded: bool
+    subprotocols_are_private: bool
+    added: Added
     limits: Limits
 
 
-def compile_rules(policy: Policy, *, cookies: Iterable[str], headers: Iterable[str], embedders: Iterable[str]) -> Rules:
-    """Rules for a policy, the cookies and headers that the customer's session is read from, and who may frame."""
+class Added(NamedTuple):
+    """Fields for every response: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
+
+    fields: RawHeaders
+    names: frozenset[bytes]
+    imposed: RawHeaders
+
+
+# Permissions Policy §5.2 (a later field wins): a page below the customer's own domain could use that as its RP id
+# (Web Authentication §5.1.3), and so ask for the passkeys of the customer's app.
+_NO_PASSKEYS = (b"permissions-policy", b"publickey-credentials-get=(), publickey-credentials-create=()")
+
+
+def compile_rules(
+    policy: Policy,
+    *,
+    cookies: Iterable[str],
+    headers: Iterable[str],
+    embedders: Iterable[str],
+    same_site: bool = False,
+) -> Rules:
+    """Rules for a policy, the cookies and headers that the customer's session is read from, and who may frame.
+
+    `same_site` tells that previews may be below the customer's own domain.
+    """
     frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
+    strict = policy.request_headers == "allow-list"
+    passes = request_filter([*policy.private_headers, *headers], policy.allowed_headers if strict else None)
     return Rules(
-        passes=request_filter([*policy.private_headers, *headers]),
+        passes=passes,
+        usual=frozenset(filter(passes, USUAL_REQUEST)),
         cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
         frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
         embedded=bool(frames),
+        subprotocols_are_private=not request_filter([*policy.private_headers, *headers])(b"sec-websocket-protocol"),
+        added=_added(policy, same_site),
         limits=policy.limits,
     )
 
 
+def _added(policy: Policy, same_site: bool) -> Added:
+    fields = tuple((name.lower().encode(), value.encode()) for name, value in policy.added_headers.items())
+    # a name that never passes counts as not sent
+    names = frozenset(name for name, _ in fields if response_name_passes(name))
+    return Added(fields, names, (_NO_PASSKEYS,) if same_site else ())
+
+
 class Route(NamedTuple):
-    """The two ends of one relay: the public origin of a preview, and the endpoint that serves it."""
+    """The two ends of one relay: the public origin of a preview, and the endpoint that serves it.
+
+    `user` is who looks at it, where upstream is to be told.
+    """
 
     preview: Preview
     public: Origin
     endpoint: Endpoint
+    user: str = ""
 
 
 def plan_request(inbound: Inbound, route: Route, rules: Rules) -> Outbound:
@@ -81,37 +136,40 @@ def plan_handshake(inbound: Inbound, route: Route, rules: Rules, key: bytes) -> 
         (b"sec-websocket-version", b"13"),
         (b"sec-websocket-key", key),
     ]
-    if offer := offered_subprotocols(inbound.subprotocols):
+    if offer := offered_subprotocols(_offer(inbound, rules)):
         headers.append((b"sec-websocket-protocol", offer))
     return _outbound(inbound, route, headers)
 
 
+def _offer(inbound: Inbound, rules: Rules) -> tuple[str, ...]:
+    """The visitor's subprotocols, unless their session is read from the field that brings them."""
+    return () if rules.subprotocols_are_private else inbound.subprotocols
+
+
 def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]) -> Outbound:
-    return Outbound(
-        method=inbound.method,
-        endpoint=route.endpoint,
-        target=request_target(inbound.path, inbound.query, route.endpoint),
-        headers=tuple(headers),
-        has_body=inbound.has_body,
-        content_length=inbound.content_length,
-    )
+    target = request_target(inbound.path, inbound.query, route.endpoint)
+    return Outbound(inbound.method, route.endpoint, target, tuple(headers), inbound.has_body, inbound.content_length)
 
 
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
-    endpoint, passes = route.endpoint, rules.passes
+    endpoint, usual = route.endpoint, rules.usual
     not_ours = nominated(inbound.headers) | endpoint.credential_names
+    if not usual.isdisjoint(not_ours):
+        usual -= not_ours
     headers = [(b"host", endpoint.origin.field)]
     cookies, referers = [], []
     for pair in inbound.headers:
         name = pair[0]
-        if name in not_ours:
-            continue
-        if passes(name):
+        if name in usual:
             headers.append(pair)
+        elif name in not_ours:
+            continue
         elif name == b"cookie":
             cookies.append(pair[1])
         elif name == b"referer":
             referers.append(pair[1])
+        elif rules.passes(name):
+            headers.append(pair)
     if cookies and (kept := filter_cookies(cookies, rules.cookies)):
         headers.append((b"cookie", kept))
     for referer in referers[:1]:
@@ -120,13 +178,15 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
     headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
     if inbound.client:
         headers.append((b"x-forwarded-for", inbound.client.encode("latin-1", "replace")))
+    if route.user:
+        headers.append((b"x-preview-user", quote(route.user, safe=_PRINTABLE).encode()))
     return headers
 
 
 def _referer(value: bytes, public: Origin) -> list[bytes]:
     """The preview's own pages whole; of another site's only the origin, for its queries are not ours to tell."""
-    own = str(public).encode()
-    if value == own or value.startswith(own + b"/"):
+    own = public.serialized
+    if value.startswith(own) and value[len(own) :][:1] in (b"", b"/"):
         return [value]
     scheme, separator, rest = value.partition(b"://")
     try:
@@ -136,20 +196,34 @@ def _referer(value: bytes, public: Origin) -> list[bytes]:
     return [str(origin).encode() + b"/"]
 
 
-def plan_response(method: str, status: int, headers: RawHeaders, route: Route, rules: Rules) -> Reply:
-    """The response head for the browser. Raises `Rejected("upstream_protocol_error")` for one that must not go out."""
+def plan_response(
+    method: str, status: int, headers: RawHeaders, route: Route, rules: Rules, *, navigates: bool = False
+) -> Reply:
+    """The response head for the browser. Raises `Rejected("upstream_protocol_error")` for one that must not go out.
+
+    `navigates` tells that a browser shows it as a page.
+    """
     if not 200 <= status <= 599:
         raise Rejected("upstream_protocol_error", f"status {status}")
     has_body = method != "HEAD" and status not in _BODILESS
     kept = _response_headers(headers, route, rules)
-    names = [name for name, _ in headers]
-    if b"content-length" in names:
-        if status in _BODILESS or b"transfer-encoding" in names:
+    if lengths := [value for name, value in kept if name == b"content-length"]:
+        if status in _BODILESS or b"transfer-encoding" in [name for name, _ in headers]:
             kept = [pair for pair in kept if pair[0] != b"content-length"]
         else:
-            _check_length([value for name, value in kept if name == b"content-length"])
+            _check_length(lengths)
+    if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
+        kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
+    added, names = rules.added, [name for name, _ in headers]
+    kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
+    kept += added.imposed
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
+
+
+def _not_sent(added: Added, names: list[bytes]) -> list[tuple[bytes, bytes]]:
+    sent = added.names.intersection(names)
+    return [pair for pair in added.fields if pair[0] not in sent]
 
 
 def plan_early_hint(headers: RawHeaders, route: Route, rules: Rules) -> list[bytes]:
@@ -173,7 +247,7 @@ def plan_trailers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple
 
 def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route, rules: Rules) -> Accept:
     """What to accept the visitor's WebSocket with, after upstream's 101. Raises `Rejected`."""
-    subprotocol = check_handshake(headers, key, inbound.subprotocols)
+    subprotocol = check_handshake(headers, key, _offer(inbound, rules))
     kept = _response_headers(headers, route, rules)
     # RFC 9110 §8.6: a 1xx has no Content-Length
     return Accept(subprotocol, tuple(p for p in kept if not p[0].startswith((HANDSHAKE_PREFIX, b"content-length"))))
@@ -183,10 +257,17 @@ def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[t
     names = [name for name, _ in headers]
     values = b"".join([value for _, value in headers])
     _check_head(names, values, rules.limits)
-    hop = nominated(headers) if b"connection" in names else ()
+    if len(values) > MAX_VALUE and any(len(value) > MAX_VALUE for _, value in headers):
+        raise Rejected("upstream_protocol_error", f"a header value of more than {MAX_VALUE} bytes")
+    usual, hop = USUAL_RESPONSE, nominated(headers) if b"connection" in names else NOTHING
+    if not usual.isdisjoint(hop):
+        usual -= hop
     kept = []
     for pair in headers:
         name = pair[0]
+        if name in usual:
+            kept.append(pair)
+            continue
         if name in hop or not response_name_passes(name):
             continue
         rewrite = _REWRITES.get(name)
@@ -208,18 +289,17 @@ def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[by
 
 def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
     """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
-    lines = b"\n".join(names)
     size = len(b"".join(names)) + len(values)
     if len(names) > limits.response_header_count or size > limits.response_header_bytes:
         raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {size} bytes")
-    if names and (lines.count(b"\n") != len(names) - 1 or not _NAMES.match(lines)):
+    if not all([is_token(name) for name in names if name not in _KNOWN_RESPONSE]):  # noqa: C419 - a list is faster
         raise Rejected("upstream_protocol_error", "a header name is no token")
     check_controls(values, "upstream_protocol_error")
 
 
 def _check_length(lengths: list[bytes]) -> None:
     """RFC 9112 §6.3: after two lengths, or one that is no number, nobody knows where the next response starts."""
-    if lengths and not (len(lengths) == 1 and lengths[0].isdigit()):
+    if len(lengths) > 1 or not lengths[0].isdigit():
         raise Rejected("upstream_protocol_error", "Content-Length is not one number")
 
 
@@ -236,8 +316,8 @@ def _refresh(value: bytes, route: Route, rules: Rules) -> bytes | None:
 
 
 def _allow_origin(value: bytes, route: Route, rules: Rules) -> bytes | None:
-    own = value.strip(b" \t").lower() == str(route.endpoint.origin).encode()
-    return str(route.public).encode() if own else value
+    own = value.strip(b" \t").lower() == route.endpoint.origin.serialized
+    return route.public.serialized if own else value
 
 
 def _set_cookie(value: bytes, route: Route, rules: Rules) -> bytes | None:
@@ -268,3 +348,4 @@ _REWRITES: dict[bytes, Callable[[bytes, Route, Rules], bytes | None]] = {
     b"sourcemap": _url,
     b"x-sourcemap": _url,
 }
+_KNOWN_RESPONSE = USUAL_RESPONSE | RESPONSE_DROPPED | frozenset(_REWRITES)

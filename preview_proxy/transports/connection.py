@@ -14,6 +14,8 @@ from typing import Any, cast
 import httptools
 import httpx
 
+from preview_proxy.core.policy import Limits
+from preview_proxy.errors import BadRequest
 from preview_proxy.transports.response import NEVER, PooledResponse
 from preview_proxy.transports.upgraded import Upgraded
 
@@ -46,7 +48,7 @@ class Connection(asyncio.Protocol):
         self.is_open = True
         self._release = release
         self._closed = closed
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until `connection_made`
         self._exchange: PooledResponse | None = None
         self._parser: Any = None
         self._remaining = -1  # of a body of known length; -1: the parser, or the end of the connection, tells
@@ -57,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._content = 0  # bytes of content in the packet at hand
         self._paused = False
         self._uploading: asyncio.Task[None] | None = None
+        self._awaits_body = False
         self._writable: asyncio.Future[None] | None = None
         self.received_nothing = True
         self.upgraded: Upgraded | None = None
@@ -71,11 +74,11 @@ class Connection(asyncio.Protocol):
         self._informational = self._overhead = 0
         self.received_nothing = True
         self.requests += 1
-        cast("asyncio.Transport", self._transport).write(head)
+        self._transport.write(head)
 
-    def upload(self, body: AsyncIterable[bytes], *, chunked: bool, write_timeout: float) -> None:
+    def upload(self, body: AsyncIterable[bytes], *, chunked: bool, limits: Limits) -> None:
         """Send a request's body while the response may already come."""
-        self._uploading = self.loop.create_task(self._upload(body, chunked, write_timeout))
+        self._uploading = self.loop.create_task(self._upload(body, chunked, limits))
 
     def arm(self, timeout: float) -> None:
         """Fail the exchange unless something happens within `timeout` seconds, give or take a sweep."""
@@ -83,6 +86,8 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        if self._awaits_body and self.write_deadline < self.deadline:
+            return self.break_off(BadRequest("body_timeout", detail="the visitor's body fell silent"))
         self.break_off(httpx.ReadTimeout("the upstream was silent for too long"))
 
     def break_off(self, failure: Exception) -> None:
@@ -108,7 +113,7 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         if self._paused and self.is_open:
             self._paused = False
-            cast("asyncio.Transport", self._transport).resume_reading()
+            self._transport.resume_reading()
 
     # What the event loop calls
 
@@ -161,7 +166,7 @@ class Connection(asyncio.Protocol):
     def _pause(self) -> None:
         if not self._paused:
             self._paused = True
-            cast("asyncio.Transport", self._transport).pause_reading()
+            self._transport.pause_reading()
 
     def _violation(self, what: str) -> None:
         if self._exchange is None:
@@ -297,21 +302,23 @@ class Connection(asyncio.Protocol):
         self.arm(CLOSE_TIMEOUT)
         if self._uploading is not None:
             self._uploading.cancel()
-        cast("asyncio.Transport", self._transport).close()
+        self._transport.close()
 
     # The other direction
 
-    async def _upload(self, body: AsyncIterable[bytes], chunked: bool, write_timeout: float) -> None:
-        transport = cast("asyncio.Transport", self._transport)
+    async def _upload(self, body: AsyncIterable[bytes], chunked: bool, limits: Limits) -> None:
+        transport = self._transport
         try:
+            self._await_body(limits.idle_timeout)
             async for chunk in body:
-                if not chunk:  # which would be the end of a chunked body
-                    continue
-                if chunked:
+                self._awaits_body, self.write_deadline = False, NEVER
+                if chunked and chunk:  # an empty one would be the end
                     transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
                 else:
                     transport.write(chunk)
-                await self._drain(write_timeout)
+                await self._drain(limits.write_timeout)
+                self._await_body(limits.idle_timeout)
+            self._awaits_body, self.write_deadline = False, NEVER
             if chunked:
                 transport.write(b"0\r\n\r\n")
         except Exception as failure:  # the visitor left, or sent too much: upstream must not take it for the whole
@@ -319,6 +326,10 @@ class Connection(asyncio.Protocol):
         self._uploading = None
         if self._exchange is not None and not self._exchange.status_code:
             self.arm(self._exchange.head_timeout)
+
+    def _await_body(self, timeout: float) -> None:
+        """The next bytes are the visitor's to send, within `timeout` seconds."""
+        self._awaits_body, self.write_deadline = True, self.loop.time() + timeout
 
     async def _drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline of the sweep
         if self._writable is not None and not self._writable.done():
@@ -331,7 +342,7 @@ class Connection(asyncio.Protocol):
         """The connection is a byte stream from here on, and no longer the pool's."""
         self._exchange = None
         self.deadline = NEVER
-        self.upgraded = Upgraded(cast("asyncio.Transport", self._transport), leftover)
+        self.upgraded = Upgraded(self._transport, leftover)
         exchange.extensions["network_stream"] = self.upgraded
         exchange.end()
         self._closed(self)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import anyio
 import httpx
 from starlette.types import Receive
 
+from preview_proxy.core.cookies import ReservedCookies
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.core.plan import Route
 from preview_proxy.errors import (
     BadRequest,
+    CheckFailed,
     NotFound,
     PreviewProxyError,
+    Unauthorized,
     Unreachable,
     UpstreamError,
     UpstreamProtocol,
@@ -22,11 +26,22 @@ from preview_proxy.errors import (
 )
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
+logger = logging.getLogger("preview_proxy")
+
 EXPLANATION_BYTES = 4096
+_PROVIDERS_COOKIES = ReservedCookies.of(())
 
 
 class ClientGone(OSError):
     """The visitor left before the exchange was over. An OSError, as the ASGI spec has `send` raise one."""
+
+
+class Upstream(Protocol):
+    """An `UpstreamPool`, or a `ForeignTransport` in its place."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a planned request; the answer's head has arrived when this returns. Raises what a transport raises."""
+        ...
 
 
 class Lease(Protocol):
@@ -34,6 +49,14 @@ class Lease(Protocol):
 
     async def route(self) -> Route:
         """Where to send the request; asks the provider when needed."""
+        ...
+
+    def reached(self) -> None:
+        """Note that a response came."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Note what a transport raised."""
         ...
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
@@ -58,7 +81,16 @@ class Run(Protocol):
         operation: Awaitable[None],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
-    ) -> Literal["left", "drained", "revoked"] | None: ...
+    ) -> Literal["left", "drained", "revoked", "signed_out", "unchecked"] | None: ...
+
+
+# What ends a relay before its time, as the failure that its visitor is told of.
+_CUTS: dict[str, tuple[type[PreviewProxyError], str]] = {
+    "drained": (PreviewProxyError, "shutting_down"),
+    "revoked": (NotFound, "access_ended"),
+    "signed_out": (Unauthorized, "not_signed_in"),
+    "unchecked": (CheckFailed, "check_failed"),
+}
 
 
 # One row per branch of httpx's tree; a subclass takes the row of its nearest parent.
@@ -89,14 +121,10 @@ def translate(error: Exception) -> PreviewProxyError:
 
 def cut_short(cut: str | None) -> PreviewProxyError | None:
     """What to tell the visitor of a relay that was cut short; None for one that was not, or who has left."""
-    if cut == "drained":
-        return PreviewProxyError("shutting_down", detail="cut short by a shutdown")
-    return NotFound(detail="access was revoked") if cut == "revoked" else None
-
-
-async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:
-    """The response to a planned request, from an `UpstreamPool` or a `ForeignTransport`."""
-    return cast("UpstreamResponse", await transport.handle_async_request(request))
+    if cut not in _CUTS:
+        return None
+    kind, code = _CUTS[cut]
+    return kind(code, detail="cut short")
 
 
 async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyError | None:
@@ -108,6 +136,16 @@ async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyE
     while len(body) <= EXPLANATION_BYTES and (chunk := await response.read_chunk()) is not None:
         body += chunk
     error = lease.explain(response.status_code, headers, body)
-    if error is None and body:
+    if error is not None:
+        _note_cookies(headers)
+    elif body:
         response.unread = body
     return error
+
+
+def _note_cookies(headers: RawHeaders) -> None:
+    """Edges publish no names of their cookies, and one that is not reserved would reach the sandbox."""
+    for name, value in headers:
+        cookie = value.partition(b"=")[0].strip(b" \t")
+        if name == b"set-cookie" and cookie not in _PROVIDERS_COOKIES:
+            logger.info("an edge's own answer sets the cookie %.64r: add it to Policy.private_cookies", cookie)

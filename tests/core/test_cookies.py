@@ -16,6 +16,8 @@ from preview_proxy.core.cookies import (
     MAX_PAIR,
     MAX_SET_COOKIES,
     ReservedCookies,
+    _pairs,
+    _passes,
     cookie_values,
     filter_cookies,
     is_token,
@@ -317,6 +319,15 @@ def test_the_bounds_of_rfc_6265bis_and_ours() -> None:
     assert (MAX_ATTRIBUTE, MAX_PAIR, MAX_SET_COOKIES) == (1024, 4096, 50)
 
 
+@pytest.mark.parametrize(
+    "name", [b"__ns_preview", b"__NS-x", b"nullspace_session", b"Nullspace-Go", b"bl_preview_token"]
+)
+def test_r09_a_cookie_of_the_provider_s_edge_passes_in_neither_direction(name: bytes) -> None:
+    none = ReservedCookies.of([])
+    assert filter_cookies([b"a=1; " + name + b"=x; b=2"], none) == b"a=1; b=2"
+    assert rewrite_set_cookie(name + b"=x; Path=/", none, embedded=True, secure=True) is None
+
+
 def test_e04_the_gate_cookie_has_a_name_that_no_script_can_plant() -> None:
     assert GATE_COOKIE == "__Host-Http-pp"
     assert not DEVELOPMENT_GATE_COOKIE.startswith("__")
@@ -335,3 +346,10 @@ def test_nothing_else_is_a_token(name: bytes) -> None:
 def test_a_reserved_name_that_no_header_can_have_is_refused() -> None:
     with pytest.raises(ValueError, match="latin-1"):
         ReservedCookies.of(["ses\u20acsion"])
+
+
+@given(st.lists(st.text('ab=; \t\x0b"é_-p', max_size=12).map(lambda text: text.encode("latin-1")), max_size=3))
+def test_h07_the_short_way_says_what_the_long_one_says(values: list[bytes]) -> None:
+    reserved = ReservedCookies.of(["ab", "p"])
+    long = b"; ".join(pair for pair, name in _pairs(values) if _passes(pair, name, reserved))
+    assert filter_cookies(values, reserved) == long
