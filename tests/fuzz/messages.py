@@ -168,14 +168,12 @@ def connection(data: bytes) -> None:
     whole = _Visit(method, [wire])
     cut = _Visit(method, [wire[start:end] for start, end in pairwise([*range(0, len(wire), size), len(wire)])])
     for visit in (whole, cut):
+        answer, upgraded = visit.answer, visit.connection.upgraded is not None
         assert visit.closed >= 1 and visit.released <= 1 and not visit.connection.is_open
-        assert visit.answer.is_whole or isinstance(visit.answer.failure, HTTPError)
-        assert (
-            visit.answer.status_code == 0
-            or not 100 < visit.answer.status_code < 200
-            or (visit.answer.status_code == 101 and visit.connection.upgraded is not None)
-        )
+        assert (answer.status_code == 101) is upgraded
+        assert answer.status_code == 0 or upgraded or answer.status_code >= 200
+        assert answer.is_whole or upgraded or isinstance(answer.failure, HTTPError)
     assert whole.seen == cut.seen
     read = _as_h11_reads_it(method, wire)
-    if read is not None and whole.answer.is_whole and whole.answer.status_code != 101:
+    if read is not None and whole.answer.is_whole:
         assert read == whole.seen[0:3:2]
