@@ -142,7 +142,7 @@ def _split_port(authority: bytes, default: int) -> tuple[str, int]:
 
 # To the end where no ">" follows: a search for it from every "<" would take quadratic time.
 _LINK_URL = re.compile(rb"(?<=<)[^>]*")
-_REFRESH_URL = re.compile(rb"(\A\s*[0-9.]*(?:\s*[;,]|\s)\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)", re.IGNORECASE)
+_REFRESH_START = re.compile(rb"(\s*[0-9.]*(?:\s*[;,]|\s)\s*)(url\s*=\s*)?", re.IGNORECASE)
 
 
 def rewrite_link(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:
@@ -151,5 +151,17 @@ def rewrite_link(value: bytes, upstream: Origin, public: Origin, port: int) -> b
 
 
 def rewrite_refresh(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:
-    """The URL of a `Refresh` field (HTML §4.2.5.3, shared declarative refresh steps)."""
-    return _REFRESH_URL.sub(lambda m: m[1] + rewrite_url(m[2], upstream, public, port), value)
+    """The URL of a `Refresh` field (HTML §4.2.5.3, shared declarative refresh steps).
+
+    A changed one gets its ``url=``: without a TAB that was in it, it could begin with one that the browser takes off.
+    """
+    start = _REFRESH_START.match(value)
+    if start is None:
+        return value
+    rest = value[start.end() :]
+    quote = rest[:1] if rest.startswith((b"'", b'"')) else b""
+    url, end, ignored = rest[1:].partition(quote) if quote else (rest, b"", b"")
+    rewritten = rewrite_url(url, upstream, public, port)
+    if rewritten == url:
+        return value
+    return b"".join([start[1], start[2] or b"url=", quote, rewritten, end, ignored])

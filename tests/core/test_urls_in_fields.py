@@ -40,23 +40,31 @@ def test_v12_a_header_field_of_the_largest_size_takes_no_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "form",
+    ("form", "written"),
     [
-        b"0;url=%b",
-        b"0; URL=%b",
-        b"5, url = %b",
-        b" 0.5 ;%b",
-        b"0;url='%b'",
-        b'0;url="%b"',
-        b"0 url=%b",
-        b"0 %b",
-        b";%b",
+        (b"0;url=%b", None),
+        (b"0; URL=%b", None),
+        (b"5, url = %b", None),
+        (b"0;url='%b'", None),
+        (b'0;url="%b"', None),
+        (b"0;url=\t'%b' and \"more'", None),
+        (b'0;url="%b', None),
+        (b"0 url=%b", None),
+        (b" 0.5 ;%b", b" 0.5 ;url=%b"),
+        (b"0 %b", b"0 url=%b"),
+        (b";%b", b";url=%b"),
+        (b"0;'%b'", b"0;url='%b'"),
     ],
     ids=repr,
 )
-def test_r05_the_url_of_a_refresh_field(form: bytes) -> None:
+def test_r05_the_url_of_a_refresh_field(form: bytes, written: bytes | None) -> None:
     rewritten = rewrite_refresh(form % b"http://localhost:3000/a?edge_token=1", UPSTREAM, PUBLIC, 3000)
-    assert rewritten == form % b"https://3000-m1.previews.dev/a"
+    assert rewritten == (written or form) % b"https://3000-m1.previews.dev/a"
+
+
+def test_r05_what_is_taken_out_of_a_refresh_makes_no_other_one_of_it() -> None:
+    value = b"0;ur\tl='https://m1-3000.edge.dev/a'"
+    assert rewrite_refresh(value, UPSTREAM, PUBLIC, 3000) == b"0;url=url='https://m1-3000.edge.dev/a'"
 
 
 @pytest.mark.parametrize("value", [b"5", b"", b"5;url=/a", b"0; url=https://example.com/", b"x"])
