@@ -90,7 +90,14 @@ def _run(module: str, tree: ast.Module) -> int:
     own = sorted(map(str, Path("tests/core").glob(f"test_{module}*.py")))
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     options = ["-qx", "--noconftest", "-ppytest_timeout", f"--timeout={TIMEOUT}", "-pno:cacheprovider"]
-    return int(pytest.main([*options, *own]))
+    return int(pytest.main([*options, *own], plugins=[_ExamplesFirst()]))
+
+
+class _ExamplesFirst:
+    """Hypothesis tests go last: they take a hundred times as long, and most mutants do not live to see them."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
 
 
 def survivors_of(module: str, prefixes: list[str]) -> tuple[int, list[str]]:
