@@ -89,15 +89,19 @@ def _run(module: str, tree: ast.Module) -> int:
     hypothesis.settings.load_profile("mutation")
     own = sorted(map(str, Path("tests/core").glob(f"test_{module}*.py")))
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    options = ["-qx", "--noconftest", "-ppytest_timeout", f"--timeout={TIMEOUT}", "-pno:cacheprovider"]
-    return int(pytest.main([*options, *own], plugins=[_ExamplesFirst()]))
+    options = ["-q", "--noconftest", "--assert=plain", "--tb=no", f"--timeout={TIMEOUT}", "-ppytest_timeout"]
+    options += ["-pno:cacheprovider", "-pno:unraisableexception"]
+    return int(pytest.main([*options, *own], plugins=[_Hurried()]))
 
 
-class _ExamplesFirst:
-    """Hypothesis tests go last: they take a hundred times as long, and most mutants do not live to see them."""
+class _Hurried:
+    """Hypothesis tests go last, since they take the longest, and the first failure is the end."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
+
+    def pytest_exception_interact(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        os._exit(1)
 
 
 def survivors_of(module: str, prefixes: list[str]) -> tuple[int, list[str]]:
