@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
@@ -106,6 +107,12 @@ async def test_no_proxy_variable_of_the_environment_reroutes_the_key(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, unused_tcp_port_url)
+    assert await real.resolve(PREVIEW)
+
+
+async def test_no_visitor_waits_for_certificates_to_be_read(real: Nullspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a quarter of a second, in which the event loop serves nobody."""
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", None)
     assert await real.resolve(PREVIEW)
 
 
