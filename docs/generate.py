@@ -11,6 +11,7 @@ from textwrap import dedent
 import preview_proxy
 from preview_proxy import Limits, Policy, errors
 from preview_proxy.core import cookies, headers, plan, urls
+from tests.abilities import ABILITIES, UVICORN
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -76,7 +77,12 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Every generated page by its file name."""
-    return {"errors.md": errors_page(), "header-rules.md": header_rules_page(), "settings.md": settings_page()}
+    return {
+        "errors.md": errors_page(),
+        "header-rules.md": header_rules_page(),
+        "servers.md": servers_page(),
+        "settings.md": settings_page(),
+    }
 
 
 def errors_page() -> str:
@@ -101,6 +107,24 @@ def errors_page() -> str:
         "## The exceptions",
         "A provider or a router may raise them. Any other exception there becomes `provider_failed` or `check_failed`.",
         f"```text\n{tree}\n```",
+    )
+
+
+def servers_page() -> str:
+    rows = [
+        (row.what, *(row.instead.get(server, "yes") for server in (UVICORN[0], "hypercorn", "granian")))
+        for row in ABILITIES.values()
+    ]
+    return document(
+        "Servers",
+        "The proxy is an ASGI app, and every test of the relay runs on uvicorn (with both of its parsers and with two "
+        "of its WebSocket implementations), hypercorn and granian; those with malformed requests run behind nginx too. "
+        "What a server does by itself is its own; the differences that a browser or a machine can notice are these.",
+        table(("", "uvicorn 0.54", "hypercorn 0.18", "granian 2.8"), rows),
+        "granian has to run the app in tasks of asyncio, as it does unless `--task-impl rust` is given: access is "
+        "taken back and visitors' leaving is obeyed by cancelling tasks.",
+        "hypercorn answers `Upgrade: h2c` itself, before the proxy sees it. A front has to drop that field, as "
+        "[the file for nginx](../how-to/behind-a-load-balancer.md#nginx) does.",
     )
 
 
