@@ -123,8 +123,8 @@ def servers_page() -> str:
         table(("", "uvicorn 0.54", "hypercorn 0.18", "granian 2.8"), rows),
         "granian has to run the app in tasks of asyncio, as it does unless `--task-impl rust` is given: access is "
         "taken back and visitors' leaving is obeyed by cancelling tasks.",
-        "hypercorn answers `Upgrade: h2c` itself, before the proxy sees it. A front has to drop that field, as "
-        "[the file for nginx](../how-to/behind-a-load-balancer.md#nginx) does.",
+        "A front that passes `Upgrade: h2c` on would hand its visitors a connection that it no longer looks into. "
+        "[The file for nginx](../how-to/behind-a-load-balancer.md#nginx) drops it.",
     )
 
 

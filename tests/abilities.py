@@ -43,7 +43,14 @@ ABILITIES = {
     ),
     "absolute targets": Ability(
         "A request line with a whole URL is 400.",
-        {"granian": "granian drops all of it but the path; `Host` decides."},
+        {
+            "httptools": "All of it but the path is dropped; `Host` decides. 400 with `--http h11`.",
+            "granian": "All of it but the path is dropped; `Host` decides.",
+        },
+    ),
+    "h2c": Ability(
+        "`Upgrade: h2c` is ignored.",
+        {"hypercorn": "hypercorn changes to HTTP/2 by itself. What is asked there is checked like anything else."},
     ),
     "two framings": Ability(
         "Content-Length beside Transfer-Encoding is 400.",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
 from unittest import mock
 
+import anyio
 import anyio.to_thread
 
 from tests.company import Setting
@@ -21,6 +22,9 @@ from tests.company import Setting
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["tests.served"])
 DEVELOPMENT = {"PYTHONDEVMODE": "1"}
+
+PATIENCE = 20.0
+"""Seconds that a server has to stop."""
 
 ALARMS = ("Traceback", "Warning:", "was never", "xception", "panicked", "Task was destroyed")
 """What Python and the servers say of an error that nobody expected, or of something left open."""
@@ -45,13 +49,12 @@ class Apart:
             process = self._start(setting, listener, file.fileno())
             try:
                 yield
-                process.terminate()
-                await anyio.to_thread.run_sync(process.join, 20)
-                status = process.exitcode
             finally:
+                process.terminate()
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(process.join, PATIENCE)
+                status = process.exitcode
                 process.kill()
-                process.join()
-                process.close()
                 file.seek(0)
                 self.output = file.read()
         assert status == 0, self.output

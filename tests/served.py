@@ -31,8 +31,8 @@ class _Granian(MPServer):
         self._setting = setting
 
     def _init_shared_socket(self) -> None:
-        self._sfd = self._listener.fileno()
-        self._shd = SocketHolder(self._sfd, False, 1024)  # type: ignore[call-arg]
+        self._sfd = self._listener.fileno()  # type: ignore[assignment]
+        self._shd = SocketHolder(self._sfd, False, 1024)  # type: ignore[assignment, call-arg]
         self._sso = None
 
     def serve_here(self) -> None:

@@ -84,4 +84,11 @@ WEBSOCKET_SERVERS: dict[str, Serving | Apart] = {
     "hypercorn": hypercorn,
     "granian": Apart("granian"),
 }
-SERVERS = HTTP_SERVERS | WEBSOCKET_SERVERS
+
+
+def name_of(server: Serving | Apart) -> str:
+    """What a server is called here; a front's is its function's."""
+    if isinstance(server, Apart):
+        return server.name
+    named = {**HTTP_SERVERS, **WEBSOCKET_SERVERS}
+    return next((name for name, each in named.items() if each is server), getattr(server, "__name__", "?"))

@@ -17,7 +17,7 @@ from preview_proxy import Policy, Preview, PreviewProxy
 from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.apart import Apart
 from tests.company import APP, EMBEDDER, MACHINE, OWNER, SECRET, ZONE, Setting, build
-from tests.servers import SERVERS, Serving, listening, serving
+from tests.servers import Serving, listening, name_of, serving
 
 __all__ = ["EMBEDDER", "HOST", "MACHINE", "OWNER", "SECRET", "ZONE", "Answer", "World", "read_answer", "world"]
 
@@ -38,6 +38,11 @@ class Answer:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def code(self) -> str | None:
+        """The error code of an answer of the proxy's own."""
+        return next((value.decode() for value in self.values(b"x-preview-proxy-error")), None)
 
 
 @dataclass
@@ -65,12 +70,18 @@ class World:
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value)]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
-    async def raw(self, request: bytes, *, method: str = "GET") -> Answer:
-        """Send bytes, read one response to its end, and close."""
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[anyio.abc.SocketStream]:
+        """A connection to the server, for ten seconds at most."""
         with anyio.fail_after(10):
             async with await anyio.connect_tcp("127.0.0.1", self.port) as stream:
-                await stream.send(request)
-                return await read_answer(stream, method)
+                yield stream
+
+    async def raw(self, request: bytes, *, method: str = "GET") -> Answer:
+        """Send bytes, read one response to its end, and close."""
+        async with self.connected() as stream:
+            await stream.send(request)
+            return await read_answer(stream, method)
 
     async def get(self, target: str = "/", **kwargs: Any) -> Answer:
         return await self.raw(self.request(target, **kwargs), method=kwargs.get("method", "GET"))
@@ -163,7 +174,7 @@ async def world(
             running = (serve or partial(serving, http=http))(company.app, listener)
         async with running:
             made = World(nullspace, dev, company.proxy, setting.port, company.reached, company.allowed)
-            made.server = next((name for name, each in SERVERS.items() if each is serve), http)
+            made.server = name_of(serve) if serve else http
             if options.get("tickets", True):
                 made.gate = await made.sign_in()
             yield made

@@ -12,7 +12,7 @@ import pytest
 from preview_proxy import Preview, Session, Tickets
 from preview_proxy.core.models import Origin
 from preview_proxy.testing import Request, Response
-from tests.security.test_bad_input import code_of, connected, one_line, says_nothing
+from tests.discretion import one_line, says_nothing
 from tests.world import EMBEDDER, MACHINE, OWNER, SECRET, ZONE, World, world
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ async def test_what_the_edge_refuses_gets_its_code_and_nothing_else(
         trouble.cause(w)
         with caplog.at_level(logging.DEBUG):
             answer = await w.raw(knock(w, kind))
-        assert (answer.status, code_of(answer)) == (trouble.status, trouble.code)
+        assert (answer.status, answer.code) == (trouble.status, trouble.code)
         assert answer.values(b"retry-after") == trouble.retry_after
         says_nothing(answer, w)
         one_line(caplog, w, answer, trouble.code)
@@ -112,7 +112,7 @@ async def test_p19_what_nobody_may_see_is_404_and_costs_nothing(
         w.allowed["eve"] = {"mch_of_eve"}
         with caplog.at_level(logging.DEBUG):
             answer = await w.raw(knock(w, kind, gate(w, label, subject)))
-        assert (answer.status, code_of(answer)) == (404, code)
+        assert (answer.status, answer.code) == (404, code)
         says_nothing(answer, w)
         one_line(caplog, w, answer, code)
         assert (w.nullspace.mints, w.nullspace.edge_requests) == (0, [])
@@ -136,7 +136,7 @@ async def test_a_service_that_is_down_is_503(kind: str, caplog: pytest.LogCaptur
     async with world() as w:
         with caplog.at_level(logging.DEBUG):
             answer = await w.raw(knock(w, kind, gate(w, f"3001-{MACHINE}")))
-        assert (answer.status, code_of(answer)) == (503, "preview_service_not_ready")
+        assert (answer.status, answer.code) == (503, "preview_service_not_ready")
         assert answer.values(b"retry-after") == [b"5"]
         says_nothing(answer, w)
         one_line(caplog, w, answer, "preview_service_not_ready")
@@ -149,7 +149,7 @@ async def test_an_edge_that_is_gone_is_502(kind: str, caplog: pytest.LogCaptureF
         await w.nullspace._edge.__aexit__(None, None, None)
         with caplog.at_level(logging.DEBUG):
             answer = await w.raw(knock(w, kind))
-        assert (answer.status, code_of(answer)) == (502, "upstream_unreachable")
+        assert (answer.status, answer.code) == (502, "upstream_unreachable")
         says_nothing(answer, w)
         one_line(caplog, w, answer, "upstream_unreachable")
 
@@ -166,7 +166,7 @@ async def test_an_api_that_does_not_help_is_502(kind: str, api: str, caplog: pyt
             w.nullspace._state.api_key = "another"
         with caplog.at_level(logging.DEBUG):
             answer = await w.raw(knock(w, kind))
-        assert (answer.status, code_of(answer)) == (502, code)
+        assert (answer.status, answer.code) == (502, code)
         says_nothing(answer, w)
         one_line(caplog, w, answer, code)
 
@@ -197,7 +197,7 @@ async def test_garbage_from_upstream_is_502_and_not_repeated(
         w.dev._websocket_routes.clear()
         with caplog.at_level(logging.DEBUG):
             answer = await w.raw(knock(w, kind))
-        assert (answer.status, code_of(answer)) == (502, "upstream_protocol_error")
+        assert (answer.status, answer.code) == (502, "upstream_protocol_error")
         says_nothing(answer, w)
         one_line(caplog, w, answer, "upstream_protocol_error")
         assert (await w.get("/bytes/3")).body == bytes(3)
@@ -221,7 +221,7 @@ async def test_v05_a_request_without_a_body_is_sent_again_with_a_new_credential(
         if kind == "http":
             assert (await w.raw(knock(w, kind))).status == 200
         else:
-            async with connected(w) as stream:
+            async with w.connected() as stream:
                 await stream.send(knock(w, kind))
                 assert (await stream.receive()).startswith(b"HTTP/1.1 101 ")
         assert w.nullspace.mints == 2
@@ -244,7 +244,7 @@ async def test_v05_a_body_is_never_sent_twice_but_the_next_one_finds_a_new_crede
         w.nullspace.expire()
         head = w.request("/body", method="POST", headers={"Content-Length": "6", "Origin": w.origin})
         answer = await w.raw(head + b"canary", method="POST")
-        assert (answer.status, code_of(answer)) == (502, "preview_proxy_token_expired")
+        assert (answer.status, answer.code) == (502, "preview_proxy_token_expired")
         assert [request.method for request in w.nullspace.edge_requests].count(b"POST") == 1
         assert w.nullspace.edge_raw.count(b"canary") == 1
         assert [request.method for request in w.dev.received] == [b"GET"]
@@ -264,7 +264,7 @@ async def test_v04_refusals_that_the_preview_forges_cost_one_mint_in_30_seconds(
             later(w, seconds)
             for _ in range(5):
                 answer = await w.get("/forged")
-                assert (answer.status, code_of(answer)) == (502, "preview_proxy_token_expired")
+                assert (answer.status, answer.code) == (502, "preview_proxy_token_expired")
                 says_nothing(answer, w)
             assert w.nullspace.mints == mints
 
