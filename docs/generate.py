@@ -58,7 +58,9 @@ REWRITES = {
     "_link": "The same, for each target.",
     "_refresh": "The same, for its URL.",
     "_allow_origin": "Upstream's own origin becomes the public one; any other value passes.",
-    "_content_security_policy": "Passes without `frame-ancestors`, which the operator decides.",
+    "_content_security_policy": (
+        "Upstream's own host becomes the public one. `frame-ancestors` goes: the operator decides it."
+    ),
     "_set_cookie": (
         "`Domain` goes. Reserved names are dropped. Where somebody may frame the preview, the cookie gets "
         f"`Secure; SameSite=None; Partitioned`. At most {cookies.MAX_SET_COOKIES} pass."

@@ -102,22 +102,47 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
+@dataclass(frozen=True, repr=False)
+class HiddenOrigin(Origin):
+    """An origin whose host is itself a credential, because it holds `secret` (in lower case, like every host).
+
+    Its textual forms name ``hidden.invalid`` instead (RFC 2606 §2).
+
+    DNS and TLS (RFC 6066 §3) still tell the host to whoever watches the network.
+    """
+
+    secret: Secret = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://hidden.invalid"
+
+    def __repr__(self) -> str:
+        return f"HiddenOrigin({str(self)!r})"
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where one transport of a target is served, and the credential headers that only this origin may see.
 
     `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target.
+    `instructions` are header fields for the provider's edge that are no secret, sent with every request. Under a
+    `HiddenOrigin` the `Host` field has to be one of the credentials.
     """
 
     origin: Origin
     base_path: bytes = b""
     marker: bytes = b""
     credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+    instructions: RawHeaders = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.origin, HiddenOrigin) and b"host" not in self.credential_names:
+            raise ValueError("a hidden origin needs its Host among the credentials")
 
     @cached_property
     def credential_names(self) -> frozenset[bytes]:
-        """The names of the credential headers: nobody else's may go out under them."""
-        return frozenset(name.lower() for name, _ in self.credentials)
+        """The names of the credentials and instructions: nobody else's fields may go out under them."""
+        return frozenset(name.lower() for name, _ in (*self.credentials, *self.instructions))
 
     @cached_property
     def scope(self) -> bytes:
@@ -128,7 +153,9 @@ class Endpoint:
         return digest.digest()
 
     def leaks(self, text: bytes) -> bool:
-        """Whether `text` repeats one of the credentials."""
+        """Whether `text` repeats one of the credentials, or what is secret in the host."""
+        if isinstance(self.origin, HiddenOrigin) and self.origin.secret.occurs_in(text.lower()):
+            return True
         return any([secret.occurs_in(text) for _, secret in self.credentials])  # noqa: C419 - a list is faster
 
 

@@ -100,7 +100,7 @@ def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
     endpoint, passes = route.endpoint, rules.passes
     not_ours = nominated(inbound.headers) | endpoint.credential_names
-    headers = [(b"host", endpoint.origin.field)]
+    headers = [] if b"host" in endpoint.credential_names else [(b"host", endpoint.origin.field)]
     cookies, referers = [], []
     for pair in inbound.headers:
         name = pair[0]
@@ -120,6 +120,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
     headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
     if inbound.client:
         headers.append((b"x-forwarded-for", inbound.client.encode("latin-1", "replace")))
+    headers += endpoint.instructions
     return headers
 
 
@@ -236,7 +237,8 @@ def _refresh(value: bytes, route: Route, rules: Rules) -> bytes | None:
 
 
 def _allow_origin(value: bytes, route: Route, rules: Rules) -> bytes | None:
-    own = value.strip(b" \t").lower() == str(route.endpoint.origin).encode()
+    origin = route.endpoint.origin
+    own = value.strip(b" \t").lower() == origin.scheme.encode() + b"://" + origin.field
     return str(route.public).encode() if own else value
 
 
@@ -246,8 +248,9 @@ def _set_cookie(value: bytes, route: Route, rules: Rules) -> bytes | None:
 
 
 def _content_security_policy(value: bytes, route: Route, rules: Rules) -> bytes | None:
-    """The sandbox's policies without `frame-ancestors`, which is the operator's to say (CSP 3 §6.4.2)."""
-    policies = [_without_frame_ancestors(policy) for policy in value.split(b",")]
+    """The sandbox's policies for the public host, without `frame-ancestors`: that is the operator's (CSP 3 §6.4.2)."""
+    renamed = value.replace(route.endpoint.origin.field, route.public.field)
+    policies = [_without_frame_ancestors(policy) for policy in renamed.split(b",")]
     return b", ".join([policy for policy in policies if policy]) or None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from preview_proxy.core.models import Endpoint, Origin, Outbound, RawHeaders
+from preview_proxy.core.models import Endpoint, HiddenOrigin, Origin, Outbound, RawHeaders
 from preview_proxy.core.secret import Secret
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 
@@ -45,6 +45,16 @@ def test_the_head_is_written_byte_for_byte_with_the_credential_last() -> None:
 def test_a_line_break_never_goes_out(changes: dict[str, Any]) -> None:
     with pytest.raises(httpx.LocalProtocolError):
         request(**changes).head()
+
+
+def test_h14_a_hidden_host_is_on_the_wire_and_nowhere_else() -> None:
+    origin = HiddenOrigin("https", f"3000-{CANARY}.up.example", 443, Secret(CANARY))
+    endpoint = Endpoint(origin, credentials=((b"host", Secret(origin.field)),))
+    hidden = request(((b"x-own", b"1"),), endpoint=endpoint)
+    assert hidden.head() == f"GET /a?b HTTP/1.1\r\nx-own: 1\r\nhost: 3000-{CANARY}.up.example\r\n\r\n".encode()
+    for shown in (hidden, hidden.url, hidden.headers, hidden.extensions, hidden.outbound):
+        assert CANARY not in repr(shown)
+    assert hidden.url.host == "hidden.invalid"
 
 
 def test_h14_what_httpx_sees_holds_no_credential() -> None:
