@@ -1,19 +1,22 @@
-"""The test kit: a machine's dev server and a provider's edge in front of it, both on loopback."""
+"""The test kit: a machine's dev server and a provider's edge in front of it, both on loopback; and contract suites."""
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.dev_websocket import Closed, WebSocket
 from preview_proxy.testing.http_server import Received, Request, Response
 from preview_proxy.testing.nullspace import NullspaceEmulator
 from preview_proxy.testing.nullspace_state import ApiRequest, EdgeRequest, EdgeSwitches, Grant
+from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContract
 
 __all__ = [
     "ApiRequest",
     "Closed",
     "DevServer",
+    "EdgeFailure",
     "EdgeRequest",
     "EdgeSwitches",
     "Grant",
     "NullspaceEmulator",
+    "ProviderContract",
     "Received",
     "Request",
     "Response",

@@ -14,12 +14,13 @@ from preview_proxy.errors import (
     PreviewProxyError,
     ProviderError,
 )
+from preview_proxy.providers.answers import json_document
+from preview_proxy.providers.api import ApiAnswer
 from preview_proxy.providers.nullspace_errors import (
     API_ERRORS,
     EDGE_ERRORS,
     api_error,
     edge_error,
-    json_object,
     may_be_edge_error,
     sdk_error,
 )
@@ -193,7 +194,7 @@ def test_a_refused_credential_says_nothing_about_waiting() -> None:
 def test_an_error_of_the_api_is_told_by_code_or_else_by_status(
     status: int, content: bytes, kind: type[PreviewProxyError], code: str
 ) -> None:
-    error = api_error(status, ((b"retry-after", b"9"),), content)
+    error = api_error(ApiAnswer(status, ((b"retry-after", b"9"),), json_document(content)))
     assert (type(error), error.code) == (kind, code)
     assert error.retry_after == (9 if kind is MachineUnavailable or code == "rate_limit_exceeded" else None)
     assert str(status) in error.detail and "not for visitors" not in str(error)
@@ -213,8 +214,3 @@ def test_an_error_of_the_sdk_is_told_by_its_name_and_code(wait: object) -> None:
 def test_every_code_that_is_named_has_its_row_or_a_default() -> None:
     for code, kind in {**API_ERRORS, **EDGE_ERRORS}.items():
         assert code in CODES or kind.default_code in CODES
-
-
-def test_only_objects_are_read() -> None:
-    assert json_object(b'{"a": 1}') == {"a": 1}
-    assert json_object(b"1") is None

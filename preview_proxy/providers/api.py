@@ -1,0 +1,122 @@
+"""A provider's JSON API over HTTP: one request per call, the whole answer, and nothing raised.
+
+A call answers a failure instead of raising it, because a traceback keeps every frame that its exception passed, with
+the credentials in their locals. A provider raises where none is in reach any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import anyio
+import httpx
+
+from preview_proxy.core.models import Endpoint, RawHeaders
+from preview_proxy.core.secret import Secret
+from preview_proxy.errors import ProviderError
+from preview_proxy.providers.answers import json_document
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer of an API."""
+
+Credential = tuple[bytes, bytes, Secret]
+"""The name of a header, what stands before the secret (such as ``Bearer ``), and the secret."""
+
+
+class ApiAnswer(NamedTuple):
+    """An answer of an API: names of headers in lower case, and None as the document of what is not small JSON."""
+
+    status: int
+    headers: RawHeaders
+    document: object
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class JsonApi:
+    """An API below `endpoint`. `headers` and `credentials` go with each call; `timeout` (seconds) bounds it.
+
+    Redirects are not followed, cookies not kept, and the environment's proxy variables not heeded. A `transport` that
+    was given is closed with this.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        credentials: Sequence[Credential],
+        headers: RawHeaders = (),
+        timeout: float,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.origin = endpoint.origin
+        self._base_url = f"{endpoint.origin}{endpoint.base_path.decode()}"
+        self._credentials = tuple(credentials)
+        self._headers = headers
+        self._timeout = timeout
+        self._transport = transport
+
+    async def call(self, method: str, path: str, body: object = None) -> ApiAnswer | ProviderError:
+        """Send `body` as JSON, if it is not None. A failure is one of the network; an error status is an answer."""
+        try:
+            with anyio.fail_after(self._timeout):
+                return await self._call(self._request(method, path, body))
+        except (TimeoutError, httpx.TimeoutException):
+            return timed_out(self._timeout)
+        except Exception as error:
+            return ProviderError(detail=f"the API could not be reached: {type(error).__name__}")
+
+    async def _call(self, request: httpx.Request) -> ApiAnswer:
+        if self._transport is None:
+            # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+            self._transport = httpx.AsyncHTTPTransport(trust_env=False, retries=0, limits=limits)
+        response = await self._transport.handle_async_request(request)
+        try:
+            body = await _read(response)
+        finally:
+            await response.aclose()
+        headers = tuple((name.lower(), value) for name, value in response.headers.raw)
+        return ApiAnswer(response.status_code, headers, json_document(body))
+
+    def _request(self, method: str, path: str, body: object) -> httpx.Request:
+        content = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
+        return httpx.Request(
+            method,
+            self._base_url + path,
+            headers=[
+                (b"accept", b"application/json"),
+                (b"accept-encoding", b"identity"),
+                *((name, prefix + secret.reveal()) for name, prefix, secret in self._credentials),
+                *([(b"content-type", b"application/json")] if content else []),
+                (b"user-agent", b"preview-proxy"),
+                *self._headers,
+            ],
+            content=content,
+            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)},
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._transport is not None:
+            await self._transport.aclose()
+
+
+def timed_out(timeout: float) -> ProviderError:
+    """The failure of a call that took longer than `timeout` seconds."""
+    return ProviderError("provider_timeout", detail=f"the API did not answer in {timeout:g} s")
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The body; empty if it is longer than `MAX_ANSWER`, or encoded although we asked for it plain."""
+    body = b""
+    if "content-encoding" not in response.headers and isinstance(response.stream, httpx.AsyncByteStream):
+        async for chunk in response.stream:
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                return b""
+    return body

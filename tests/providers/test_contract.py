@@ -1,0 +1,52 @@
+"""Every provider is held to `ProviderContract`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from preview_proxy import Nullspace, Preview, Provider, Static
+from preview_proxy.providers.nullspace_errors import EDGE_ERRORS
+from preview_proxy.providers.static import fixed_target
+from preview_proxy.testing import EdgeFailure, NullspaceEmulator, ProviderContract
+
+pytestmark = pytest.mark.anyio
+
+JSON = ((b"content-type", b"application/json"),)
+
+
+class TestNullspace(ProviderContract):
+    preview = Preview("mch_a1b2c3d4", 3000)
+    unknown = Preview("mch_gone", 3000)
+    closed_ports = (22, 5900, 5999)
+    edge_failures = tuple(EdgeFailure(401, JSON, json.dumps({"code": code}).encode(), code) for code in EDGE_ERRORS)
+
+    @asynccontextmanager
+    async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
+        async with NullspaceEmulator() as nullspace:
+            nullspace.add_machine(self.preview.machine, {3000: 9}, traffic_token="traffic-canary-012345")
+            self.secrets = [nullspace.api_key, "traffic-canary-012345"]
+            yield Nullspace(
+                nullspace.api_key,
+                base_url=nullspace.api_url,
+                domains=[nullspace.edge_domain],
+                traffic_tokens={self.preview.machine: "traffic-canary-012345"},
+                allow_insecure_loopback=True,
+                transport=transport,
+                timeout=timeout,
+            )
+
+
+class TestStatic(ProviderContract):
+    preview = Preview("docs", 3000)
+    unknown = Preview("other", 3000)
+    secrets = ("static-canary-0123",)
+
+    @asynccontextmanager
+    async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
+        target = fixed_target("https://docs.example.com", http_credentials={"x-token": self.secrets[0]})
+        yield Static({self.preview: target})
