@@ -102,16 +102,31 @@ class Origin:
         return f"{self.scheme}://{self.authority}"
 
 
-@dataclass(frozen=True, repr=False)
 class HiddenOrigin(Origin):
     """An origin whose host is itself a credential, because it holds `secret` (in lower case, like every host).
 
-    Its textual forms name ``hidden.invalid`` instead (RFC 2606 §2).
-
-    DNS and TLS (RFC 6066 §3) still tell the host to whoever watches the network.
+    Its textual forms name ``hidden.invalid`` instead (RFC 2606 §2), and no attribute holds the host in the clear. DNS
+    and TLS (RFC 6066 §3) still tell it to whoever watches the network.
     """
 
-    secret: Secret = field(compare=False)
+    hidden: Secret
+    secret: Secret
+
+    def __init__(self, scheme: str, host: str, port: int, secret: Secret) -> None:
+        # past the frozen dataclass's own `__init__`, which would keep the host as text
+        vars(self).update(scheme=scheme, port=port, hidden=Secret(host), secret=secret)
+
+    @property
+    def host(self) -> str:
+        return self.hidden.reveal().decode("ascii")
+
+    @property
+    def authority(self) -> str:
+        return self.host if self.port == DEFAULT_PORTS[self.scheme] else f"{self.host}:{self.port}"
+
+    @property
+    def field(self) -> bytes:
+        return self.authority.encode("ascii")
 
     def __str__(self) -> str:
         return f"{self.scheme}://hidden.invalid"

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from preview_proxy.core.models import HOST, Endpoint, HiddenOrigin, Origin, Preview, RawHeaders, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, MachineUnavailable, NotFound, ProviderError
-from preview_proxy.providers.base import endpoint_from_url
+from preview_proxy.providers.options import api_option
 
 PREFIX_LENGTH = 8
 """How much of a project's id is in its preview's host."""
@@ -51,7 +51,7 @@ class Aether:
             raise ConfigurationError("tokens: each must be 8 to 44 lower-case letters and digits, as a host label has")
         self._base = _base(base_url, allow_insecure_loopback)
         # A closure, so that no attribute shows the customer's mapping.
-        self._token = lambda project: _token(tokens.get(project, ""))
+        self._token: Callable[[str], Secret | None] = lambda project: _token(tokens.get(project, ""))
 
     async def resolve(self, preview: Preview) -> Target:
         """The address of `preview`. Raises `NotFound` for what is no project id, `ProviderError` without a token."""
@@ -95,11 +95,8 @@ def _token(text: str) -> Secret | None:
 
 
 def _base(url: str, allow_insecure_loopback: bool) -> Origin:
-    try:
-        endpoint = endpoint_from_url(url, allow_insecure_loopback=allow_insecure_loopback)
-    except ValueError as error:
-        raise ConfigurationError(f"base_url: {error}") from None
+    endpoint = api_option(url, allow_insecure_loopback)
     # A label of its full length in front has to leave a host name.
-    if endpoint != Endpoint(endpoint.origin) or not HOST.match(f"{'x' * 63}.{endpoint.origin.host}"):
-        raise ConfigurationError("base_url: the URL must have no path and no query, and room for one more label")
+    if endpoint.base_path or not HOST.match(f"{'x' * 63}.{endpoint.origin.host}"):
+        raise ConfigurationError("base_url: the URL must have no path, and room for one more label")
     return endpoint.origin

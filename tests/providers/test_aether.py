@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import pytest
 
+from preview_proxy import Provider
 from preview_proxy.core.models import HiddenOrigin, Preview
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, NotFound, ProviderError
 from preview_proxy.providers.aether import PREFIX_LENGTH, TARGET_LIFETIME, Aether
 from preview_proxy.providers.base import SupportsExplainError
+from preview_proxy.testing import EdgeFailure, ProviderContract
 
 pytestmark = pytest.mark.anyio
 
@@ -17,6 +22,21 @@ TOKEN = "canary0123456789"
 PROJECT = "abc12345-6789-4def"
 PREVIEW = Preview(PROJECT, 3000)
 HOST = f"3000-abc12345-{TOKEN}.preview.runaether.dev"
+
+
+class TestAether(ProviderContract):
+    preview = PREVIEW
+    unknown = Preview("short", 3000)
+    secrets = (TOKEN,)
+    edge_failures = (
+        EdgeFailure(502, (), b"", "preview_service_not_ready"),
+        EdgeFailure(502, ((b"content-type", b"text/plain"),), b"Bad Gateway\n", "preview_service_not_ready"),
+        EdgeFailure(504, ((b"content-type", b"text/html"),), b"504 Gateway Timeout", "edge_runtime_host_unreachable"),
+    )
+
+    @asynccontextmanager
+    async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
+        yield Aether({PROJECT: TOKEN})
 
 
 async def test_the_address_is_port_prefix_and_token() -> None:
@@ -75,7 +95,7 @@ async def test_the_longest_label_fits_a_host_name() -> None:
         ({"tokens": {PROJECT: "CANARY-NOT-A-LABEL"}}, "tokens: each must be"),
         ({"base_url": "http://preview.runaether.dev"}, "base_url: the URL must be https"),
         ({"base_url": "https://preview.runaether.dev/path"}, "base_url: the URL must have no path"),
-        ({"base_url": "https://preview.runaether.dev/?a=b"}, "base_url: the URL must have no path"),
+        ({"base_url": "https://preview.runaether.dev/?a=b"}, "base_url: the URL must have no query"),
         ({"base_url": "preview.runaether.dev"}, "base_url: the URL must be absolute"),
         ({"base_url": "https://" + ".".join(["long" * 12] * 4)}, "room for one more label"),
     ],

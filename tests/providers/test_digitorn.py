@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
-from preview_proxy import Preview, PreviewProxy, Target, Tickets
+from preview_proxy import Preview, PreviewProxy, Provider, Target, Tickets
 from preview_proxy.core.models import Endpoint, Origin
 from preview_proxy.errors import ConfigurationError, Misdirected, NotFound
 from preview_proxy.hosts import Router
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.digitorn import TARGET_LIFETIME, Attachment, AttachRefused, Digitorn, DigitornHosts
-from preview_proxy.testing import DevServer
+from preview_proxy.testing import DevServer, ProviderContract
 from tests.servers import listening, serving
 from tests.world import EMBEDDER, SECRET, Answer, read_answer
 
@@ -40,6 +41,17 @@ def clock() -> Clock:
 
 def digitorn(clock: Clock, **options: Any) -> Digitorn:
     return Digitorn(PORTS, clock=clock, **options)
+
+
+class TestDigitorn(ProviderContract):
+    preview = Preview("s1", 4000)
+    unknown = Preview("s2", 4000)
+
+    @asynccontextmanager
+    async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
+        registry = Digitorn(PORTS)
+        registry.attach("s1", 4000, user="ada")
+        yield registry
 
 
 # --- attaching ---
