@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
-from preview_proxy.core.models import HOST, Endpoint, HiddenOrigin, Origin, Preview, RawHeaders, Target
+from preview_proxy.core.models import Endpoint, HiddenOrigin, Preview, RawHeaders, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, MachineUnavailable, NotFound, ProviderError
-from preview_proxy.providers.options import api_option
+from preview_proxy.providers.options import edge_option
 
 PREFIX_LENGTH = 8
 """How much of a project's id is in its preview's host."""
@@ -34,7 +34,7 @@ class Aether:
 
     `tokens` are the previews' tokens by project id, read anew for each target, so that one can be added or replaced
     at any time. A project without a token is refused: its address could be guessed, and then passes by the gate.
-    `base_url` is what the previews' hosts are below; `allow_insecure_loopback` admits plain HTTP to hosts that are
+    `edge_url` is what the previews' hosts are below; `allow_insecure_loopback` admits plain HTTP to hosts that are
     loopback by name, for tests and emulators.
 
     Raises `ConfigurationError` for anything in these that could not work.
@@ -44,12 +44,12 @@ class Aether:
         self,
         tokens: Mapping[str, str],
         *,
-        base_url: str = "https://preview.runaether.dev",
+        edge_url: str = "https://preview.runaether.dev",
         allow_insecure_loopback: bool = False,
     ) -> None:
         if not all(_TOKEN.fullmatch(token) for token in tokens.values()):
             raise ConfigurationError("tokens: each must be 8 to 44 lower-case letters and digits, as a host label has")
-        self._base = _base(base_url, allow_insecure_loopback)
+        self._edge = edge_option(edge_url, allow_insecure_loopback)
         # A closure, so that no attribute shows the customer's mapping.
         self._token: Callable[[str], Secret | None] = lambda project: _token(tokens.get(project, ""))
 
@@ -65,8 +65,8 @@ class Aether:
         return Target(f"{preview.port}-{prefix}", endpoint, endpoint, time.time() + TARGET_LIFETIME)
 
     def _endpoint(self, label: str, token: Secret) -> Endpoint:
-        host = f"{label}-{token.reveal().decode()}.{self._base.host}"
-        origin = HiddenOrigin(self._base.scheme, host, self._base.port, token)
+        host = f"{label}-{token.reveal().decode()}.{self._edge.host}"
+        origin = HiddenOrigin(self._edge.scheme, host, self._edge.port, token)
         return Endpoint(origin, credentials=((b"host", Secret(origin.field)),))
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
@@ -81,7 +81,7 @@ class Aether:
         return MachineUnavailable(code, detail=f"the gateway answered {status}", retry_after=5)
 
     def __repr__(self) -> str:
-        return f"Aether({str(self._base)!r})"
+        return f"Aether({str(self._edge)!r})"
 
 
 def _is_bare(status: int, body: bytes) -> bool:
@@ -92,11 +92,3 @@ def _is_bare(status: int, body: bytes) -> bool:
 
 def _token(text: str) -> Secret | None:
     return Secret(text) if _TOKEN.fullmatch(text) else None
-
-
-def _base(url: str, allow_insecure_loopback: bool) -> Origin:
-    endpoint = api_option(url, allow_insecure_loopback)
-    # A label of its full length in front has to leave a host name.
-    if endpoint.base_path or not HOST.match(f"{'x' * 63}.{endpoint.origin.host}"):
-        raise ConfigurationError("base_url: the URL must have no path, and room for one more label")
-    return endpoint.origin

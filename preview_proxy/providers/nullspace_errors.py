@@ -19,6 +19,7 @@ from preview_proxy.errors import (
 )
 from preview_proxy.providers.answers import MAX_ERROR, is_small, json_object, retry_after
 from preview_proxy.providers.api import ApiAnswer
+from preview_proxy.providers.failures import API_STATUSES
 
 # The edge does not take the credential.
 _REFUSED = (
@@ -65,16 +66,6 @@ API_ERRORS: dict[str, type[PreviewProxyError]] = {
     **dict.fromkeys(_STOPPED, ProviderError),
     "machine_not_found": NotFound,
     "unsupported_preview_port": PortNotAllowed,
-}
-# For every other code of the API, and for none.
-API_STATUSES: dict[int, tuple[type[PreviewProxyError], str]] = {
-    401: (ProviderError, "provider_refused"),
-    403: (ProviderError, "provider_refused"),
-    404: (NotFound, "machine_not_found"),
-    408: (ProviderError, "provider_timeout"),
-    429: (ProviderError, "rate_limit_exceeded"),
-    503: (MachineUnavailable, MachineUnavailable.default_code),
-    504: (ProviderError, "provider_timeout"),
 }
 # The SDK keeps no status, but its exceptions stand for one.
 SDK_STATUSES = {

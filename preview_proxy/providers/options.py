@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from preview_proxy.core.models import HOST, Endpoint
+from preview_proxy.core.models import HOST, Endpoint, Origin
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError
 from preview_proxy.providers.base import endpoint_from_url
@@ -34,6 +34,14 @@ def api_option(url: str, allow_insecure_loopback: bool) -> Endpoint:
     if endpoint.marker:
         raise ConfigurationError("base_url: the URL must have no query")
     return endpoint
+
+
+def edge_option(url: str, allow_insecure_loopback: bool) -> Origin:
+    """What the hosts of an edge are below, from `edge_url`. Raises `ConfigurationError` if a label has no room."""
+    endpoint = configured("edge_url", lambda: endpoint_from_url(url, allow_insecure_loopback=allow_insecure_loopback))
+    if endpoint.marker or endpoint.base_path or not HOST.match(f"{'x' * 63}.{endpoint.origin.host}"):
+        raise ConfigurationError("edge_url: the URL must have no path and no query, and room for one more label")
+    return endpoint.origin
 
 
 def domains_option(domains: Sequence[str], example: str) -> tuple[str, ...]:

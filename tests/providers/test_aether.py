@@ -93,11 +93,11 @@ async def test_the_longest_label_fits_a_host_name() -> None:
     ("options", "message"),
     [
         ({"tokens": {PROJECT: "CANARY-NOT-A-LABEL"}}, "tokens: each must be"),
-        ({"base_url": "http://preview.runaether.dev"}, "base_url: the URL must be https"),
-        ({"base_url": "https://preview.runaether.dev/path"}, "base_url: the URL must have no path"),
-        ({"base_url": "https://preview.runaether.dev/?a=b"}, "base_url: the URL must have no query"),
-        ({"base_url": "preview.runaether.dev"}, "base_url: the URL must be absolute"),
-        ({"base_url": "https://" + ".".join(["long" * 12] * 4)}, "room for one more label"),
+        ({"edge_url": "http://preview.runaether.dev"}, "edge_url: the URL must be https"),
+        ({"edge_url": "https://preview.runaether.dev/path"}, "edge_url: the URL must have no path"),
+        ({"edge_url": "https://preview.runaether.dev/?a=b"}, "edge_url: the URL must have no path"),
+        ({"edge_url": "preview.runaether.dev"}, "edge_url: the URL must be absolute"),
+        ({"edge_url": "https://" + ".".join(["long" * 12] * 4)}, "room for one more label"),
     ],
 )
 def test_what_could_not_work_is_refused_at_construction(options: dict[str, Any], message: str) -> None:
