@@ -2,10 +2,9 @@
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.dev_websocket import Closed, WebSocket
-from preview_proxy.testing.edge import EdgeRequest
 from preview_proxy.testing.http_server import Received, Request, Response
 from preview_proxy.testing.nullspace import NullspaceEmulator
-from preview_proxy.testing.nullspace_state import ApiRequest, EdgeSwitches, Grant
+from preview_proxy.testing.nullspace_state import ApiRequest, EdgeRequest, EdgeSwitches, Grant
 from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContract
 
 __all__ = [

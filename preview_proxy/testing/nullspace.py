@@ -17,14 +17,15 @@ from types import TracebackType
 from typing import Literal, Self
 
 from preview_proxy.testing.dev_server import DevServer
-from preview_proxy.testing.edge import EdgeRequest, Kind
 from preview_proxy.testing.nullspace_api import NullspaceApi
 from preview_proxy.testing.nullspace_edge import NullspaceEdge
 from preview_proxy.testing.nullspace_state import (
     KINDS,
     ApiRequest,
+    EdgeRequest,
     EdgeSwitches,
     Grant,
+    Kind,
     Machine,
     State,
 )
@@ -97,7 +98,7 @@ class NullspaceEmulator:
     @property
     def edge_requests(self) -> list[EdgeRequest]:
         """What reached the edge, each with its verdict."""
-        return self._edge.requests
+        return self._state.edge_requests
 
     @property
     def edge_raw(self) -> bytes:

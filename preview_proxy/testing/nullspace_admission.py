@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
-from preview_proxy.testing.edge import EdgeRequest, Passage, loopback_port
 from preview_proxy.testing.nullspace_state import (
     MARKER,
     TOKEN_HEADER,
     TRAFFIC_HEADER,
+    EdgeRequest,
     Grant,
     Machine,
     Refused,
@@ -20,6 +21,16 @@ from preview_proxy.testing.nullspace_state import (
 RawHeaders = list[tuple[bytes, bytes]]
 _TOKEN, _TRAFFIC = TOKEN_HEADER.encode(), TRAFFIC_HEADER.encode()
 _HOST = re.compile(r"(\d{1,5})-([A-Za-z0-9_-]+)\.(.+?)(?::\d+)?")
+
+
+@dataclass
+class Passage:
+    """An admitted request: its grant, the loopback port behind the machine's, and the head as the app sees it."""
+
+    grant: Grant
+    loopback: int | None
+    target: bytes
+    headers: RawHeaders
 
 
 class Admission:
@@ -43,7 +54,7 @@ class Admission:
         self._check_rate(grant)
         self._check_status(machine)
         grant.used(self.request.kind, self.state.clock())
-        return Passage(loopback_port(machine.ports, port), self._target(), self._headers(machine, port))
+        return Passage(grant, machine.loopback_port(port), self._target(), self._headers(machine, port))
 
     def _route(self) -> tuple[str, int]:
         """Machine and port, from the host, or from the path with the switch `path_style`."""

@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, unquote
 
-from preview_proxy.testing.edge import Kind, loopback_port
 from preview_proxy.testing.http_server import HttpServer, Request, Response
 from preview_proxy.testing.nullspace_state import (
     DEFAULT_TTL,
@@ -21,6 +20,7 @@ from preview_proxy.testing.nullspace_state import (
     TRAFFIC_HEADER,
     ApiRequest,
     Grant,
+    Kind,
     Machine,
     Refused,
     State,
@@ -210,7 +210,7 @@ async def _probe(machine: Machine, port: int, path: str | None) -> str | None:
         return "edge_runtime_host_unreachable"
     if machine.status == "paused":
         return "machine_paused_auto_resume_disabled"
-    loopback = loopback_port(machine.ports, port)
+    loopback = machine.loopback_port(port)
     try:
         if loopback is None:
             raise ConnectionRefusedError

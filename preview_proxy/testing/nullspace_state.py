@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from preview_proxy.testing.edge import Kind, Ports
+from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.http_server import Header
 from preview_proxy.testing.tcp import Changes
 
+Kind = Literal["http", "websocket"]
 KINDS: tuple[Kind, ...] = ("http", "websocket")
 
 TOKEN_HEADER = "x-nullspace-preview-proxy-token"  # noqa: S105 - a header's name
@@ -118,7 +119,7 @@ class Machine:
     """A machine and the loopback ports behind its guest ports."""
 
     id: str
-    ports: Ports
+    ports: dict[int, int | DevServer]
     status: str
     auto_resume: bool | Literal["slow"]
     traffic_token: str | None
@@ -126,6 +127,11 @@ class Machine:
     created_at: float
     disabled: bool = False
     unreachable: bool = False
+
+    def loopback_port(self, port: int) -> int | None:
+        """Where the guest port is served, or None for one that nobody serves."""
+        server = self.ports.get(port)
+        return server.port if isinstance(server, DevServer) else server
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -203,6 +209,26 @@ class Grant:
         }
 
 
+@dataclass
+class EdgeRequest:
+    """A request as it reached the edge. `verdict` is ``"served"`` or the code of the refusal.
+
+    `host` is the `Host` field; header names keep their case.
+    """
+
+    kind: Kind
+    method: bytes
+    host: str
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    verdict: str = "served"
+    grant_id: str | None = None
+
+    def values(self, name: bytes) -> list[bytes]:
+        """Every value of a header field (`name` in lower case), in order."""
+        return [value for key, value in self.headers if key.lower() == name]
+
+
 class ApiRequest(NamedTuple):
     """A request as it reached the API; `json` is None where it had no body."""
 
@@ -224,6 +250,7 @@ class State:
         self.changes = Changes()
         self.machines: dict[str, Machine] = {}
         self.grants: dict[str, Grant] = {}
+        self.edge_requests: list[EdgeRequest] = []
         self.api_requests: list[ApiRequest] = []
         self.mints = 0
         self.rate_limit: tuple[int, float] | None = None
