@@ -106,13 +106,15 @@ class Origin:
 class Endpoint:
     """Where one transport of a target is served, and the credential headers that only this origin may see.
 
-    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target.
+    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target. The edge
+    drops a WebSocket that is `max_socket_age` seconds old; None where it does not.
     """
 
     origin: Origin
     base_path: bytes = b""
     marker: bytes = b""
     credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+    max_socket_age: float | None = None
 
     @cached_property
     def credential_names(self) -> frozenset[bytes]:

@@ -17,8 +17,8 @@ from preview_proxy.errors import (
     PreviewProxyError,
     ProviderError,
 )
-from preview_proxy.providers.answers import MAX_ERROR, is_small, json_object, retry_after
-from preview_proxy.providers.api import ApiAnswer
+from preview_proxy.providers.answers import MAX_ERROR, is_small, json_object
+from preview_proxy.providers.api import ApiAnswer, status_error, wait
 
 # The edge does not take the credential.
 _REFUSED = (
@@ -66,16 +66,6 @@ API_ERRORS: dict[str, type[PreviewProxyError]] = {
     "machine_not_found": NotFound,
     "unsupported_preview_port": PortNotAllowed,
 }
-# For every other code of the API, and for none.
-API_STATUSES: dict[int, tuple[type[PreviewProxyError], str]] = {
-    401: (ProviderError, "provider_refused"),
-    403: (ProviderError, "provider_refused"),
-    404: (NotFound, "machine_not_found"),
-    408: (ProviderError, "provider_timeout"),
-    429: (ProviderError, "rate_limit_exceeded"),
-    503: (MachineUnavailable, MachineUnavailable.default_code),
-    504: (ProviderError, "provider_timeout"),
-}
 # The SDK keeps no status, but its exceptions stand for one.
 SDK_STATUSES = {
     "AuthError": 401,
@@ -97,7 +87,7 @@ def edge_error(status: int, headers: RawHeaders, body: bytes) -> ProviderError |
     kind = EDGE_ERRORS.get(code)
     if kind is None:
         return None
-    return kind(code, detail=f"the edge answered {status}", retry_after=_wait(kind, code, headers))
+    return kind(code, detail=f"the edge answered {status}", retry_after=wait(kind, code, headers))
 
 
 def api_error(answer: ApiAnswer) -> PreviewProxyError:
@@ -118,8 +108,10 @@ def sdk_error(error: Exception) -> PreviewProxyError:
 
 def _failure(status: int, code: str, headers: RawHeaders, detail: str) -> PreviewProxyError:
     """By the code where that says something to us, else by the status."""
-    kind, code = (API_ERRORS[code], code) if code in API_ERRORS else API_STATUSES.get(status, (ProviderError, ""))
-    return kind(code, detail=detail, retry_after=_wait(kind, code, headers))
+    if code not in API_ERRORS:
+        return status_error(status, headers, detail)
+    kind = API_ERRORS[code]
+    return kind(code, detail=detail, retry_after=wait(kind, code, headers))
 
 
 def _code(document: object) -> str:
@@ -131,10 +123,3 @@ def _code(document: object) -> str:
     if not isinstance(code, str) or not re.fullmatch(r"[a-z_]{1,64}", code):
         return ""
     return _FORMER_CODES.get(code, code)
-
-
-def _wait(kind: type[PreviewProxyError], code: str, headers: RawHeaders) -> int | None:
-    """`Retry-After` (RFC 9110 §10.2.3) where waiting helps."""
-    if kind is not MachineUnavailable and code != "rate_limit_exceeded":
-        return None
-    return retry_after(headers)
