@@ -139,15 +139,17 @@ class HiddenOrigin(Origin):
 class Endpoint:
     """Where one transport of a target is served, and the credential headers that only this origin may see.
 
-    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target.
-    `instructions` are header fields for the provider's edge that are no secret, sent with every request. Under a
-    `HiddenOrigin` the `Host` field has to be one of the credentials.
+    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target. The edge
+    drops a WebSocket that is `max_socket_age` seconds old; None where it does not. `instructions` are header fields
+    for the edge that are no secret, sent with every request. Under a `HiddenOrigin` the `Host` field has to be one of
+    the credentials.
     """
 
     origin: Origin
     base_path: bytes = b""
     marker: bytes = b""
     credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+    max_socket_age: float | None = None
     instructions: RawHeaders = ()
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ the credentials in their locals. A provider raises where none is in reach any mo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -15,11 +15,22 @@ import httpx
 
 from preview_proxy.core.models import Endpoint, RawHeaders
 from preview_proxy.core.secret import Secret
-from preview_proxy.errors import ProviderError
-from preview_proxy.providers.answers import json_document
+from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, ProviderError
+from preview_proxy.providers.answers import json_document, retry_after
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer of an API."""
+
+# What an error status of an API means where nothing else is said. Any other is `provider_failed`.
+STATUSES: dict[int, tuple[type[PreviewProxyError], str]] = {
+    401: (ProviderError, "provider_refused"),
+    403: (ProviderError, "provider_refused"),
+    404: (NotFound, "machine_not_found"),
+    408: (ProviderError, "provider_timeout"),
+    429: (ProviderError, "rate_limit_exceeded"),
+    503: (MachineUnavailable, MachineUnavailable.default_code),
+    504: (ProviderError, "provider_timeout"),
+}
 
 Credential = tuple[bytes, bytes, Secret]
 """The name of a header, what stands before the secret (such as ``Bearer ``), and the secret."""
@@ -104,6 +115,31 @@ class JsonApi:
         """Close the connections."""
         if self._transport is not None:
             await self._transport.aclose()
+
+
+def json_answer(answer: ApiAnswer | ProviderError) -> Mapping[str, object] | PreviewProxyError:
+    """The JSON object of a success, or the failure. Only JSON says that a machine does not exist."""
+    if isinstance(answer, ProviderError):
+        return answer
+    if answer.ok:
+        if isinstance(answer.document, dict):
+            return answer.document
+        return ProviderError(detail="the API's answer is not a small JSON object")
+    if answer.status == 404 and not isinstance(answer.document, dict):
+        return ProviderError(detail="the API answered 404 without JSON: is base_url the address of the API?")
+    return status_error(answer.status, answer.headers)
+
+
+def status_error(status: int, headers: RawHeaders = (), detail: str = "") -> PreviewProxyError:
+    """The failure that an error status of the API stands for."""
+    kind, code = STATUSES.get(status, (ProviderError, ""))
+    return kind(code, detail=detail or f"the API answered {status}", retry_after=wait(kind, code, headers))
+
+
+def wait(kind: type[PreviewProxyError], code: str, headers: RawHeaders) -> int | None:
+    """`Retry-After`, in seconds, where waiting helps."""
+    helps = kind is MachineUnavailable or code == "rate_limit_exceeded"
+    return retry_after(headers) if helps else None
 
 
 def timed_out(timeout: float) -> ProviderError:

@@ -77,7 +77,7 @@ def endpoint_from_url(
         _check_public(origin, listed=domains is None)
     if domains is not None and not any(f".{origin.host}".endswith(f".{domain}") for domain in domains):
         raise ValueError("the URL must be under one of: " + ", ".join(domains))
-    endpoint = Endpoint(origin, base_path, marker, tuple(credentials), instructions)
+    endpoint = Endpoint(origin, base_path, marker, tuple(credentials), instructions=instructions)
     parameters = b"&".join(part for part in re.split(b"[&;]", marker) if part not in _INSTRUCTIONS)
     if strip_parameters(parameters) != parameters or endpoint.leaks(url.encode()):
         raise ValueError("the URL must not carry a credential")

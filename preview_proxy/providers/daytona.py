@@ -25,10 +25,9 @@ from preview_proxy.errors import (
     PreviewProxyError,
     ProviderError,
 )
-from preview_proxy.providers.api import JsonApi, timed_out
+from preview_proxy.providers.api import JsonApi, json_answer, timed_out
 from preview_proxy.providers.base import endpoint_from_url
 from preview_proxy.providers.daytona_errors import edge_error, may_be_edge_error, sdk_error
-from preview_proxy.providers.failures import api_failure
 from preview_proxy.providers.options import api_option, domains_option, secret_option, timeout_option
 
 if TYPE_CHECKING:
@@ -172,14 +171,7 @@ class _HttpCalls:
             await anyio.sleep(WAKE_INTERVAL)
 
     async def _call(self, method: str, preview: Preview, path: str) -> Answer | PreviewProxyError:
-        answer = await self._api.call(method, f"/sandbox/{quote(preview.machine, safe='')}{path}")
-        if isinstance(answer, PreviewProxyError):
-            return answer
-        if not answer.ok:
-            return api_failure(answer)
-        if not isinstance(answer.document, dict):
-            return ProviderError(detail="the API's answer is not a small JSON object")
-        return answer.document
+        return json_answer(await self._api.call(method, f"/sandbox/{quote(preview.machine, safe='')}{path}"))
 
     def __str__(self) -> str:
         return str(self._api.origin)

@@ -14,8 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import CredentialRejected, MachineUnavailable, PreviewProxyError, ProviderError
 from preview_proxy.providers.answers import JSON, is_small, json_object, retry_after
-from preview_proxy.providers.api import ApiAnswer
-from preview_proxy.providers.failures import api_failure
+from preview_proxy.providers.api import status_error
 
 PAUSED = "machine_paused_auto_resume_disabled"
 UNREACHABLE = "edge_runtime_host_unreachable"
@@ -105,5 +104,4 @@ def sdk_error(error: Exception) -> PreviewProxyError:
     """The exception for one of the SDK, of which nothing is kept but its name and status."""
     name = type(error).__name__
     status = getattr(error, "status_code", None) or SDK_STATUSES.get(name, 0)
-    failure = api_failure(ApiAnswer(status if isinstance(status, int) else 0, (), {}))
-    return type(failure)(failure.code, detail=f"the SDK raised {name}", retry_after=failure.retry_after)
+    return status_error(status if isinstance(status, int) else 0, detail=f"the SDK raised {name}")

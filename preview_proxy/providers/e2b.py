@@ -4,8 +4,8 @@
     POST {base_url}/v2/sandboxes/{sandbox}/connect {"timeout": …}   ->   {"trafficAccessToken", "domain", ...}
 
 The address is computed, and the token never changes; it comes with the sandbox's creation, and from `connect`, which
-resumes a paused sandbox. Sources: the SDK ``e2b``, and the edge's own (``e2b-dev/infra``, ``packages/shared/pkg/proxy``).
-The edge passes the token on to the sandbox, so code there can read it.
+resumes a paused sandbox. Sources: the SDK ``e2b``, and the edge's own (``e2b-dev/infra``, in
+``packages/shared/pkg/proxy``). The edge passes the token on to the sandbox, so code there can read it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from preview_proxy.errors import (
     ProviderError,
 )
 from preview_proxy.providers.answers import JSON, is_small, json_object
-from preview_proxy.providers.api import JsonApi
-from preview_proxy.providers.failures import api_failure
+from preview_proxy.providers.api import JsonApi, json_answer
 from preview_proxy.providers.options import api_option, configured, edge_option, secret_option, timeout_option
 
 TOKEN_HEADER = "e2b-traffic-access-token"  # noqa: S105 - a name, not a value
@@ -138,14 +137,7 @@ class E2B:
 
     async def _connect(self, preview: Preview) -> Mapping[str, object] | PreviewProxyError:
         path = f"/v2/sandboxes/{quote(preview.machine, safe='')}/connect"
-        answer = await self._api.call("POST", path, {"timeout": self._lifetime})
-        if isinstance(answer, PreviewProxyError):
-            return answer
-        if not answer.ok:
-            return api_failure(answer)
-        if not isinstance(answer.document, dict):
-            return ProviderError(detail="the API's answer is not a small JSON object")
-        return answer.document
+        return json_answer(await self._api.call("POST", path, {"timeout": self._lifetime}))
 
     async def wake(self, preview: Preview) -> None:
         """Resume the sandbox, and return when it runs. Raises `PreviewProxyError`."""

@@ -17,9 +17,8 @@ from preview_proxy.errors import (
     PreviewProxyError,
     ProviderError,
 )
-from preview_proxy.providers.answers import MAX_ERROR, is_small, json_object, retry_after
-from preview_proxy.providers.api import ApiAnswer
-from preview_proxy.providers.failures import API_STATUSES
+from preview_proxy.providers.answers import MAX_ERROR, is_small, json_object
+from preview_proxy.providers.api import ApiAnswer, status_error, wait
 
 # The edge does not take the credential.
 _REFUSED = (
@@ -88,7 +87,7 @@ def edge_error(status: int, headers: RawHeaders, body: bytes) -> ProviderError |
     kind = EDGE_ERRORS.get(code)
     if kind is None:
         return None
-    return kind(code, detail=f"the edge answered {status}", retry_after=_wait(kind, code, headers))
+    return kind(code, detail=f"the edge answered {status}", retry_after=wait(kind, code, headers))
 
 
 def api_error(answer: ApiAnswer) -> PreviewProxyError:
@@ -109,8 +108,10 @@ def sdk_error(error: Exception) -> PreviewProxyError:
 
 def _failure(status: int, code: str, headers: RawHeaders, detail: str) -> PreviewProxyError:
     """By the code where that says something to us, else by the status."""
-    kind, code = (API_ERRORS[code], code) if code in API_ERRORS else API_STATUSES.get(status, (ProviderError, ""))
-    return kind(code, detail=detail, retry_after=_wait(kind, code, headers))
+    if code not in API_ERRORS:
+        return status_error(status, headers, detail)
+    kind = API_ERRORS[code]
+    return kind(code, detail=detail, retry_after=wait(kind, code, headers))
 
 
 def _code(document: object) -> str:
@@ -122,10 +123,3 @@ def _code(document: object) -> str:
     if not isinstance(code, str) or not re.fullmatch(r"[a-z_]{1,64}", code):
         return ""
     return _FORMER_CODES.get(code, code)
-
-
-def _wait(kind: type[PreviewProxyError], code: str, headers: RawHeaders) -> int | None:
-    """`Retry-After` (RFC 9110 §10.2.3) where waiting helps."""
-    if kind is not MachineUnavailable and code != "rate_limit_exceeded":
-        return None
-    return retry_after(headers)

@@ -2,9 +2,11 @@
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.dev_websocket import Closed, WebSocket
+from preview_proxy.testing.edge import EdgeRequest
 from preview_proxy.testing.http_server import Received, Request, Response
+from preview_proxy.testing.json_api import ApiRequest
 from preview_proxy.testing.nullspace import NullspaceEmulator
-from preview_proxy.testing.nullspace_state import ApiRequest, EdgeRequest, EdgeSwitches, Grant
+from preview_proxy.testing.nullspace_state import EdgeSwitches, Grant
 from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContract
 
 __all__ = [

@@ -17,15 +17,14 @@ from types import TracebackType
 from typing import Literal, Self
 
 from preview_proxy.testing.dev_server import DevServer
+from preview_proxy.testing.edge import EdgeRequest, Kind
+from preview_proxy.testing.json_api import ApiRequest
 from preview_proxy.testing.nullspace_api import NullspaceApi
 from preview_proxy.testing.nullspace_edge import NullspaceEdge
 from preview_proxy.testing.nullspace_state import (
     KINDS,
-    ApiRequest,
-    EdgeRequest,
     EdgeSwitches,
     Grant,
-    Kind,
     Machine,
     State,
 )
@@ -93,12 +92,12 @@ class NullspaceEmulator:
     @property
     def api_requests(self) -> list[ApiRequest]:
         """What reached the API, as (method, path, json)."""
-        return self._state.api_requests
+        return self._api.requests
 
     @property
     def edge_requests(self) -> list[EdgeRequest]:
         """What reached the edge, each with its verdict."""
-        return self._state.edge_requests
+        return self._edge.requests
 
     @property
     def edge_raw(self) -> bytes:

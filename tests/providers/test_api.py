@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from preview_proxy.core.secret import Secret
-from preview_proxy.errors import ProviderError
-from preview_proxy.providers.api import ApiAnswer, JsonApi
+from preview_proxy.errors import PreviewProxyError, ProviderError
+from preview_proxy.providers.api import ApiAnswer, JsonApi, json_answer
 from preview_proxy.providers.base import endpoint_from_url
 
 pytestmark = pytest.mark.anyio
@@ -111,3 +111,22 @@ async def test_it_closes_the_transport_that_it_was_given_or_has_made() -> None:
     await api(far).aclose()
     assert far.closed == 1
     await api(None).aclose()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (ProviderError("provider_timeout"), "provider_timeout"),
+        (ApiAnswer(200, (), [1]), "provider_failed"),
+        (ApiAnswer(200, (), None), "provider_failed"),
+        (ApiAnswer(400, (), {}), "provider_failed"),
+        (ApiAnswer(401, (), {}), "provider_refused"),
+        (ApiAnswer(404, (), {"message": "gone"}), "machine_not_found"),
+        (ApiAnswer(404, (), None), "provider_failed"),
+        (ApiAnswer(429, (), None), "rate_limit_exceeded"),
+    ],
+)
+def test_an_answer_is_its_json_object_or_a_failure(answer: ApiAnswer | ProviderError, code: str) -> None:
+    failure = json_answer(answer)
+    assert isinstance(failure, PreviewProxyError) and failure.code == code
+    assert json_answer(ApiAnswer(201, (), {"a": 1})) == {"a": 1}
