@@ -1,7 +1,10 @@
 """The test kit: a machine's dev server and a provider's edge in front of it, both on loopback; and contract suites."""
 
+from preview_proxy.testing.aether import AetherEmulator
+from preview_proxy.testing.daytona import DaytonaEmulator
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.dev_websocket import Closed, WebSocket
+from preview_proxy.testing.e2b import E2BEmulator
 from preview_proxy.testing.edge import EdgeRequest
 from preview_proxy.testing.http_server import Received, Request, Response
 from preview_proxy.testing.json_api import ApiRequest
@@ -10,9 +13,12 @@ from preview_proxy.testing.nullspace_state import EdgeSwitches, Grant
 from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContract
 
 __all__ = [
+    "AetherEmulator",
     "ApiRequest",
     "Closed",
+    "DaytonaEmulator",
     "DevServer",
+    "E2BEmulator",
     "EdgeFailure",
     "EdgeRequest",
     "EdgeSwitches",
