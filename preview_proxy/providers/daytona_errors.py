@@ -36,15 +36,6 @@ _STARTING_PAGE = re.compile(rb"<title>Sandbox Starting")
 # Releases before the codes say it in words.
 _NOT_STARTED = re.compile(r"is the sandbox started|not (?:started|running)|stopped", re.IGNORECASE)
 
-SDK_STATUSES = {
-    "DaytonaAuthenticationError": 401,
-    "DaytonaForbiddenError": 403,
-    "DaytonaNotFoundError": 404,
-    "DaytonaRateLimitError": 429,
-    "DaytonaTimeoutError": 504,
-    "DaytonaConnectionTimeoutError": 504,
-}
-
 
 def may_be_edge_error(status: int, headers: RawHeaders) -> bool:
     """Whether a response head could be that of an error, a redirect to the login, or silence."""
@@ -103,5 +94,7 @@ def _is_login(headers: RawHeaders, domains: Collection[str]) -> bool:
 def sdk_error(error: Exception) -> PreviewProxyError:
     """The exception for one of the SDK, of which nothing is kept but its name and status."""
     name = type(error).__name__
-    status = getattr(error, "status_code", None) or SDK_STATUSES.get(name, 0)
-    return status_error(status if isinstance(status, int) else 0, detail=f"the SDK raised {name}")
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int):
+        status = 504 if "Timeout" in name else 0
+    return status_error(status, detail=f"the SDK raised {name}")

@@ -39,9 +39,10 @@ RESERVED_PORTS = frozenset({49983})
 # RFC 1035 §2.3.4: a label has 63 characters, of which the port and its dash take six.
 _SANDBOX = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,55}[a-z0-9])?")
 
-# Status, a part of the JSON's message, the page's title, and what it is here. Browsers get the page.
+# Status, a part of the JSON's message, the page's title, and what it is here. Browsers get the page. A token is missing
+# where the sandbox had none when it was asked about: then too it is to be read anew.
 EDGE_ERRORS: tuple[tuple[int, str, str, type[ProviderError], str], ...] = (
-    (403, " is missing", "Missing Traffic Access Token", CredentialRejected, "preview_proxy_token_missing"),
+    (403, " is missing", "Missing Traffic Access Token", CredentialRejected, "preview_proxy_token_invalid"),
     (403, " is invalid", "Invalid Traffic Access Token", CredentialRejected, "preview_proxy_token_invalid"),
     (403, "can't be resumed", "Unable to Resume Sandbox", CredentialRejected, "preview_proxy_token_invalid"),
     (409, "is paused", "Sandbox Paused", MachineUnavailable, "machine_paused_auto_resume_disabled"),
@@ -92,7 +93,7 @@ class E2B:
         key = (b"x-api-key", b"", secret_option("api_key", api_key))
         endpoint = api_option(base_url, allow_insecure_loopback)
         self._edge = edge_option(edge_url, allow_insecure_loopback)
-        self._known = configured("tokens", lambda: _lookup(tokens or {}))
+        self._known = configured("tokens", lambda: _lookup({} if tokens is None else tokens))
         self._lifetime = lifetime
         self._api = JsonApi(endpoint, credentials=[key], timeout=timeout_option(timeout), transport=transport)
 

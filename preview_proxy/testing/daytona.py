@@ -62,7 +62,8 @@ class DaytonaEmulator(Emulator):
     """Daytona with sandboxes of your own. It runs while its `async with` block does, on asyncio.
 
     `login` tells what a credential that does not hold is answered with: a redirect to the login, as released, or the
-    401 that newer documentation has. With `coded` its errors have the newer codes. `api_key` is random.
+    401 that newer documentation has. With `coded` its errors have the newer codes. While `refuse_start` is set no
+    sandbox can be started. `api_key` is random.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class DaytonaEmulator(Emulator):
         self.login = login
         self.coded = coded
         self.sandboxes: dict[str, Sandbox] = {}
+        self.refuse_start = False
         changes = Changes()
         super().__init__(edge_domain, _Edge(self, changes, ssl_context), _Api(self, changes))
 
@@ -122,7 +124,7 @@ class _Api(JsonApiServer):
         return sandbox.as_json()
 
     async def start(self, sandbox: Sandbox) -> Json:
-        if sandbox.state == "started":
+        if sandbox.state == "started" or self.daytona.refuse_start:
             raise Refused("invalid_request")
         self.daytona.start(sandbox.id)
         return sandbox.as_json()

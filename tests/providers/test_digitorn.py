@@ -6,19 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
-from preview_proxy import Preview, PreviewProxy, Provider, Target, Tickets
+from preview_proxy import Preview, Provider, Target
 from preview_proxy.core.models import Endpoint, Origin
 from preview_proxy.errors import ConfigurationError, Misdirected, NotFound
 from preview_proxy.hosts import Router
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.digitorn import TARGET_LIFETIME, Attachment, AttachRefused, Digitorn, DigitornHosts
 from preview_proxy.testing import DevServer, ProviderContract
-from tests.servers import listening, serving
-from tests.world import EMBEDDER, SECRET, Answer, read_answer
+from tests.front import Front, front
+from tests.transports.test_relay_websocket import dial
 
 pytestmark = pytest.mark.anyio
 
@@ -244,85 +243,49 @@ def test_a_template_needs_the_port_alone(clock: Clock, template: str) -> None:
 # --- through the proxy ---
 
 
-class Edge:
-    """The proxy in front of two dev servers, of which the first is attached for ada."""
-
-    def __init__(self, registry: Digitorn, proxy: PreviewProxy, port: int) -> None:
-        self.registry = registry
-        self.proxy = proxy
-        self.port = port
-        self.gates: dict[str, str] = {}
-
-    async def ask(self, port: int, target: str = "/echo") -> Answer:
-        host = f"preview-{port}.preview.localhost:{self.port}"
-        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nCookie: pp-development={self.gates.get(host, '')}\r\n\r\n"
-        return await self._send(head.encode())
-
-    async def _send(self, request: bytes) -> Answer:
-        with anyio.fail_after(10):
-            async with await anyio.connect_tcp("127.0.0.1", self.port) as stream:
-                await stream.send(request)
-                return await read_answer(stream)
-
-    async def sign_in(self, preview: Preview) -> None:
-        embed = await self.proxy.ticket(preview, subject="ada")
-        host = embed.origin.partition("//")[2]
-        body = b'{"ticket": "%s"}' % embed.ticket.encode()
-        head = (
-            f"POST /.well-known/preview-proxy/session HTTP/1.1\r\nHost: {host}\r\nOrigin: {EMBEDDER}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        answer = await self._send(head.encode() + body)
-        assert answer.status == 204, answer
-        self.gates[host] = answer.values(b"set-cookie")[0].split(b";")[0].partition(b"=")[2].decode()
-
-
 @asynccontextmanager
-async def edge(*ports: int) -> AsyncIterator[Edge]:
-    listener = listening()
-    port = listener.getsockname()[1]
+async def edge(*ports: int) -> AsyncIterator[tuple[Digitorn, Front]]:
+    """The proxy as the edge of a registry; who attached a port may see it."""
     registry = Digitorn(ports)
 
     async def authorize(subject: str, preview: Preview) -> bool:
         return any(a.session == preview.machine and a.user == subject for a in registry.attachments())
 
-    proxy = PreviewProxy(
-        router=DigitornHosts(registry, "preview-{port}.preview.localhost", scheme="http", port=port),
-        provider=registry,
-        tickets=Tickets(SECRET, [EMBEDDER]),
-        authorize=authorize,
-    )
-    async with serving(proxy, listener):
-        yield Edge(registry, proxy, port)
+    def router(port: int) -> Router:
+        return DigitornHosts(registry, "preview-{port}.preview.localhost", scheme="http", port=port)
+
+    async with front(registry, router=router, authorize=authorize) as made:
+        yield registry, made
 
 
 async def test_a_visitor_reaches_the_attached_port_and_no_other() -> None:
-    async with DevServer() as dev, DevServer() as other, edge(dev.port, other.port) as front:
-        await front.sign_in(front.registry.attach("s1", dev.port, user="ada"))
-        answer = await front.ask(dev.port)
-        assert answer.status == 200
+    async with DevServer() as dev, DevServer() as other, edge(dev.port, other.port) as (registry, visitor):
+        await visitor.sign_in(registry.attach("s1", dev.port, user="ada"))
+        assert await visitor.code() == (200, "")
         [received] = dev.received
         assert received.values(b"host") == [f"localhost:{dev.port}".encode()]
-        assert received.values(b"x-forwarded-host") == [f"preview-{dev.port}.preview.localhost:{front.port}".encode()]
-        assert (await front.ask(other.port)).status == 421
+        assert received.values(b"x-forwarded-host") == [visitor.host.encode()]
+        async with dial(visitor) as socket:
+            await socket.send("over loopback")
+            assert await socket.recv() == "over loopback"
+        elsewhere = f"preview-{other.port}.preview.localhost:{visitor.port}"
+        assert await visitor.code(host=elsewhere) == (421, "misdirected")
         assert other.connections == []
 
 
 async def test_a_gate_of_the_last_session_on_a_port_does_not_open_the_next_ones() -> None:
-    async with DevServer() as dev, edge(dev.port) as front:
-        await front.sign_in(front.registry.attach("s1", dev.port, user="ada"))
-        assert (await front.ask(dev.port)).status == 200
-        front.registry.detach("s1")
-        front.registry._detached.clear()  # a minute later
-        front.registry.attach("s2", dev.port, user="eve")
-        assert (await front.ask(dev.port)).status == 401
+    async with DevServer() as dev, edge(dev.port) as (registry, visitor):
+        await visitor.sign_in(registry.attach("s1", dev.port, user="ada"))
+        assert await visitor.code() == (200, "")
+        registry.detach("s1")
+        registry._detached.clear()  # a minute later
+        registry.attach("s2", dev.port, user="ada")
+        assert await visitor.code() == (401, "not_signed_in")
         assert len(dev.received) == 1
 
 
 async def test_smoke_check_a_port_without_a_listener_is_answered_by_the_proxy() -> None:
-    async with edge(4999) as front:
-        answer = await front.ask(4999)
-        assert (answer.status, answer.values(b"x-preview-proxy-error")) == (421, [b"misdirected"])
-        await front.sign_in(front.registry.attach("s1", 4999, user="ada"))
-        answer = await front.ask(4999)
-        assert (answer.status, answer.values(b"x-preview-proxy-error")) == (502, [b"upstream_unreachable"])
+    async with edge(4999) as (registry, visitor):
+        assert await visitor.code(host=f"preview-4999.preview.localhost:{visitor.port}") == (421, "misdirected")
+        await visitor.sign_in(registry.attach("s1", 4999, user="ada"))
+        assert await visitor.code() == (502, "upstream_unreachable")

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from preview_proxy import Limits, Policy
 from preview_proxy.testing import WebSocket
+from tests.front import Front
 from tests.servers import WEBSOCKET_SERVERS
 from tests.world import OWNER, World, world
 
@@ -30,7 +31,7 @@ async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
             yield made
 
 
-def dial(w: World, path: str = "/ws", **options: Any) -> connect:
+def dial(w: World | Front, path: str = "/ws", **options: Any) -> connect:
     """A browser's handshake: its `Origin` is the preview's, and the gate cookie comes along."""
     headers = {"Cookie": f"pp-development={w.gate}; own=1", **options.pop("headers", {})}
     return connect(
