@@ -1,5 +1,7 @@
 """The test kit: a machine's dev server and a provider's edge in front of it, both on loopback; and contract suites."""
 
+from preview_proxy.testing.blaxel import BlaxelEmulator
+from preview_proxy.testing.blaxel_state import BlaxelSwitches
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.dev_websocket import Closed, WebSocket
 from preview_proxy.testing.edge import EdgeRequest
@@ -11,6 +13,8 @@ from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContrac
 
 __all__ = [
     "ApiRequest",
+    "BlaxelEmulator",
+    "BlaxelSwitches",
     "Closed",
     "DevServer",
     "EdgeFailure",
