@@ -1,6 +1,6 @@
 """A program that uses the real SDK of Blaxel, unchanged, and prints what it saw as JSON: `... <api> <edge domain>`.
 
-In a process of its own, because the SDK reads its credentials when it is imported, and sets hooks for the whole process.
+In a process of its own: the SDK reads its credentials when it is imported, and sets hooks for the whole process.
 """
 
 from __future__ import annotations
