@@ -7,6 +7,7 @@ from preview_proxy.errors import ConfigurationError, PreviewProxyError
 from preview_proxy.hosts import HostPattern, HostTable, Routed, Router, first_of
 from preview_proxy.jwt_sessions import JWTSession
 from preview_proxy.providers.base import Provider
+from preview_proxy.providers.blaxel import Blaxel
 from preview_proxy.providers.nullspace import Nullspace
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
@@ -15,6 +16,7 @@ from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
 
 __all__ = [
     "Authenticator",
+    "Blaxel",
     "ConfigurationError",
     "CookieSession",
     "Embed",

@@ -1,6 +1,8 @@
 """The test kit: a machine's dev server and a provider's edge in front of it, both on loopback; and contract suites."""
 
 from preview_proxy.testing.aether import AetherEmulator
+from preview_proxy.testing.blaxel import BlaxelEmulator
+from preview_proxy.testing.blaxel_state import BlaxelSwitches
 from preview_proxy.testing.daytona import DaytonaEmulator
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.dev_websocket import Closed, WebSocket
@@ -15,6 +17,8 @@ from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContrac
 __all__ = [
     "AetherEmulator",
     "ApiRequest",
+    "BlaxelEmulator",
+    "BlaxelSwitches",
     "Closed",
     "DaytonaEmulator",
     "DevServer",

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import re
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.edge import EdgeRequest, EmulatedEdge, Passage, Refusal, Refused
-from preview_proxy.testing.emulator import Emulator
+from preview_proxy.testing.emulator import EdgeEmulator, Emulated
 from preview_proxy.testing.passages import Added, loopback_port
 from preview_proxy.testing.tcp import Changes
 
@@ -36,11 +35,8 @@ class Workspace:
     running: bool = True
 
 
-class AetherEmulator(Emulator):
-    """Aether's gateway with workspaces of your own. It runs while its `async with` block does, on asyncio.
-
-    `clock`, a function that returns Unix seconds, is the one of the gateway's routing cache.
-    """
+class AetherEmulator(EdgeEmulator):
+    """Aether's gateway with workspaces of your own. `clock` is also that of its routing cache."""
 
     def __init__(
         self,
@@ -48,12 +44,11 @@ class AetherEmulator(Emulator):
         edge_domain: str = "preview.aether.localhost",
         ssl_context: ssl.SSLContext | None = None,
         refused_status: int = 403,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.refused_status = refused_status
-        self.clock = clock
         self.workspaces: dict[str, Workspace] = {}
-        super().__init__(edge_domain, _Gateway(self, Changes(), ssl_context))
+        state = Emulated(edge_domain, ssl_context is not None)
+        super().__init__(state, _Gateway(self, state.changes, ssl_context))
 
     def add_workspace(self, project_id: str, ports: Mapping[int, int | DevServer], *, token: str) -> Workspace:
         """Add a running workspace, or replace that of the project's prefix, which the gateway may not notice yet."""

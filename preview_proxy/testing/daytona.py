@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.edge import EdgeRequest, EmulatedEdge, Passage, Refusal, Refused
-from preview_proxy.testing.emulator import Emulator
+from preview_proxy.testing.emulator import Emulated, Emulator
 from preview_proxy.testing.http_server import Header, Received
 from preview_proxy.testing.json_api import JSON_TYPE, Json, JsonApiServer, matched, route
 from preview_proxy.testing.passages import Added, loopback_port
@@ -79,8 +79,8 @@ class DaytonaEmulator(Emulator):
         self.coded = coded
         self.sandboxes: dict[str, Sandbox] = {}
         self.refuse_start = False
-        changes = Changes()
-        super().__init__(edge_domain, _Edge(self, changes, ssl_context), _Api(self, changes))
+        state = Emulated(edge_domain, ssl_context is not None)
+        super().__init__(state, _Api(self, state.changes), _Edge(self, state.changes, ssl_context))
 
     @property
     def api_url(self) -> str:

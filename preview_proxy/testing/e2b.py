@@ -19,9 +19,9 @@ from typing import Any
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.edge import EdgeRequest, EmulatedEdge, Passage, Refusal, Refused
-from preview_proxy.testing.emulator import Emulator
+from preview_proxy.testing.emulator import Emulated, Emulator
 from preview_proxy.testing.http_server import Received
-from preview_proxy.testing.json_api import JSON_TYPE, Json, JsonApiServer, matched, route
+from preview_proxy.testing.json_api import JSON_TYPE, Created, Json, JsonApiServer, matched, route
 from preview_proxy.testing.passages import loopback_port
 from preview_proxy.testing.tcp import Changes
 
@@ -61,8 +61,8 @@ class E2BEmulator(Emulator):
     def __init__(self, *, edge_domain: str = "e2b.localhost", ssl_context: ssl.SSLContext | None = None) -> None:
         self.api_key = f"e2b_{secrets.token_hex(20)}"
         self.sandboxes: dict[str, Sandbox] = {}
-        changes = Changes()
-        super().__init__(edge_domain, _Edge(self, changes, ssl_context), _Api(self, changes))
+        state = Emulated(edge_domain, ssl_context is not None)
+        super().__init__(state, _Api(self, state.changes), _Edge(self, state.changes, ssl_context))
 
     def add_sandbox(
         self,
@@ -104,9 +104,9 @@ class _Api(JsonApiServer):
         status = {"unauthorized": 401, "not_found": 404}.get(refused.code, 400)
         return status, [JSON_TYPE], json.dumps({"code": status, "message": refused.code}).encode()
 
-    async def create(self, body: Json) -> Json:
+    async def create(self, body: Json) -> Created:
         public = body.get("network", {}).get("allowPublicTraffic", True)
-        return self.e2b.add_sandbox(f"i{secrets.token_hex(8)}", {}, public=public).as_json()
+        return Created(self.e2b.add_sandbox(f"i{secrets.token_hex(8)}", {}, public=public).as_json())
 
     async def connect(self, body: Json, sandbox: str) -> Json:
         found = self.e2b.sandboxes.get(sandbox)

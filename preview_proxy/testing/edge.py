@@ -88,6 +88,7 @@ class EmulatedEdge(TcpServer):
     def __init__(self, changes: Changes, ssl_context: ssl.SSLContext | None = None) -> None:
         super().__init__(ssl_context=ssl_context, changes=changes)
         self.requests: list[EdgeRequest] = []
+        self.forced: str | None = None
 
     @abstractmethod
     def admit(self, request: EdgeRequest, client: str) -> Passage:
@@ -112,6 +113,8 @@ class EmulatedEdge(TcpServer):
         self.requests.append(request)
         self.changes.notify()
         try:
+            if self.forced is not None:
+                raise Refused(self.forced)
             passage = self.admit(request, wire.connection.client)
             reader, writer = await self._dial(passage.loopback)
         except Refused as refused:

@@ -26,6 +26,12 @@ class ApiRequest(NamedTuple):
     json: Any
 
 
+class Created(NamedTuple):
+    """A document that is answered with 201."""
+
+    document: object
+
+
 class JsonApiServer(HttpServer):
     """Answers JSON on plain HTTP."""
 
@@ -35,7 +41,7 @@ class JsonApiServer(HttpServer):
 
     @abstractmethod
     async def call(self, received: Received, body: Json | None) -> object:
-        """The document that answers the request; None for 204. Raises `Refused`."""
+        """The document that answers the request; None for 204, `Created` for 201. Raises `Refused`."""
 
     @abstractmethod
     def refusal(self, refused: Refused) -> Refusal:
@@ -52,7 +58,8 @@ class JsonApiServer(HttpServer):
             return await response.send(*self.refusal(refused))
         if document is None:
             return await response.send(204)
-        await response.send(200, [JSON_TYPE], json.dumps(document).encode())
+        status, document = (201, document.document) if isinstance(document, Created) else (200, document)
+        await response.send(status, [JSON_TYPE], json.dumps(document).encode())
 
 
 def read_json(raw: bytes) -> Json | None:

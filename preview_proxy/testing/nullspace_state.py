@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.edge import Kind, Refusal, Refused
+from preview_proxy.testing.emulator import Emulated
 from preview_proxy.testing.http_server import Header
-from preview_proxy.testing.tcp import Changes
 
 KINDS: tuple[Kind, ...] = ("http", "websocket")
 
@@ -197,17 +196,13 @@ class Grant:
         }
 
 
-class State:
+class State(Emulated):
     """Everything that the API and the edge share."""
 
-    def __init__(self, switches: EdgeSwitches, edge_domain: str, scheme: Literal["http", "https"]) -> None:
+    def __init__(self, switches: EdgeSwitches, edge_domain: str, tls: bool) -> None:
+        super().__init__(edge_domain, tls)
         self.switches = switches
-        self.edge_domain = edge_domain
-        self.scheme = scheme
-        self.edge_port = 0
         self.api_key = f"nsk_{secrets.token_urlsafe(24)}"
-        self.clock: Callable[[], float] = time.time
-        self.changes = Changes()
         self.machines: dict[str, Machine] = {}
         self.grants: dict[str, Grant] = {}
         self.mints = 0

@@ -127,11 +127,6 @@ class TcpServer(ABC):
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it speaks without TLS."""
-        return self._ssl_context is None
-
-    @property
     def raw(self) -> list[bytearray]:
         """Every byte received, one entry for each connection. With TLS: after decryption."""
         return [connection.raw for connection in self.connections]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
+import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from preview_proxy import Provider
 from preview_proxy.core.models import HiddenOrigin, Preview
@@ -14,7 +17,10 @@ from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, NotFound, ProviderError
 from preview_proxy.providers.aether import PREFIX_LENGTH, TARGET_LIFETIME, Aether
 from preview_proxy.providers.base import SupportsExplainError
-from preview_proxy.testing import EdgeFailure, ProviderContract
+from preview_proxy.testing import AetherEmulator, DevServer, EdgeFailure, ProviderContract, Request, Response
+from preview_proxy.testing.aether import ROUTING_CACHE
+from tests.front import Front, front
+from tests.transports.test_relay_websocket import dial
 
 pytestmark = pytest.mark.anyio
 
@@ -128,3 +134,132 @@ def test_any_other_failure_is_the_app_s(status: int) -> None:
 def test_a_page_that_is_no_failure_is_not_read() -> None:
     assert not Aether({}).may_explain(200, ())
     assert not Aether({}).may_explain(307, ())
+
+
+# --- through the proxy ---
+
+
+@contextmanager
+def every_log() -> Iterator[io.StringIO]:
+    """All loggers at DEBUG."""
+    text, root = io.StringIO(), logging.getLogger()
+    handler, before = logging.StreamHandler(text), root.level
+    handler.addFilter(lambda record: not record.name.startswith("websockets"))  # the visitor's own
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield text
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+
+
+@asynccontextmanager
+async def gateway() -> AsyncIterator[tuple[AetherEmulator, DevServer, Front]]:
+    """A visitor of an app whose answers say where it is served, in every place there is."""
+    async with DevServer() as dev, AetherEmulator() as aether:
+        host = f"3000-abc12345-{TOKEN}.{aether.edge_domain}:{aether.edge_port}"
+
+        @dev.route("/telltale")
+        async def telltale(request: Request, response: Response) -> None:
+            fields = [
+                ("Location", f"http://{host}/next"),
+                ("Content-Security-Policy", f"connect-src ws://{host}"),
+                ("Set-Cookie", f"a=1; Domain={host}"),
+                ("Set-Cookie", f"home={host}"),
+                ("X-Served-By", host),
+                ("Link", f"<http://5173-abc12345-{TOKEN}.{aether.edge_domain}/x>; rel=next"),
+            ]
+            await response.send(302, fields)
+
+        @dev.route("/broken")
+        async def broken(request: Request, response: Response) -> None:
+            await response.send(500, [("Content-Type", "text/plain")], f"no route to {host}".encode())
+
+        aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)
+        aether_provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
+        async with front(aether_provider, PREVIEW) as visitor:
+            yield aether, dev, visitor
+
+
+async def test_a_page_and_a_socket_go_through_and_the_app_sees_localhost() -> None:
+    async with gateway() as (aether, dev, visitor):
+        answer = await visitor.get()
+        assert answer.status == 200
+        assert answer.values(b"access-control-allow-origin") == [b"*"]  # the gateway's
+        async with dial(visitor) as socket:
+            await socket.send("hello")
+            assert await socket.recv() == "hello"
+    assert [request.verdict for request in aether.edge_requests] == ["served", "served"]
+    assert {value for received in dev.received for value in received.values(b"host")} == {b"localhost:3000"}
+
+
+async def test_h14_the_address_reaches_no_browser_and_no_log() -> None:
+    with every_log() as log:
+        async with gateway() as (_, _, visitor):
+            answer = await visitor.get("/telltale")
+            assert answer.values(b"location") == [f"http://{visitor.host}/next".encode()]
+            assert answer.values(b"content-security-policy")[0] == f"connect-src ws://{visitor.host}".encode()
+            assert [cookie.split(b";")[0] for cookie in answer.values(b"set-cookie")] == [b"a=1"]
+            assert not answer.values(b"x-served-by") and not answer.values(b"link")
+            assert await visitor.code("/broken") == (502, "provider_failed")
+            answers = [answer, await visitor.get("/broken"), await visitor.get("/missing")]
+    for answer in answers:
+        assert TOKEN.encode() not in answer.body + b"".join(name + value for name, value in answer.headers)
+    assert "repeats the credential" in log.getvalue() and TOKEN not in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "code"),
+    [
+        ("not listening", 503, "preview_service_not_ready"),
+        ("stopped", 503, "edge_runtime_host_unreachable"),
+        ("token", 502, "provider_failed"),
+        ("gone", 502, "provider_failed"),
+        ("gateway gone", 502, "upstream_unreachable"),
+    ],
+)
+async def test_h14_each_failure_of_the_gateway_is_told_without_its_host(case: str, status: int, code: str) -> None:
+    with every_log() as log:
+        async with AetherEmulator() as aether:
+            provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
+            if case != "gone":
+                aether.add_workspace(PROJECT, {}, token=TOKEN if case != "token" else "another0123456").running = (
+                    case != "stopped"
+                )
+            if case == "gateway gone":
+                provider = Aether({PROJECT: TOKEN}, edge_url="http://x.localhost:1", allow_insecure_loopback=True)
+            async with front(provider, PREVIEW) as visitor:
+                answer = await visitor.get()
+                with pytest.raises(InvalidStatus):
+                    async with dial(visitor):
+                        pytest.fail("it opened")
+    assert (answer.status, answer.values(b"x-preview-proxy-error")) == (status, [code.encode()])
+    assert TOKEN.encode() not in answer.body
+    assert TOKEN not in log.getvalue()
+
+
+async def test_a_token_that_was_replaced_is_used_within_a_minute() -> None:
+    async with DevServer() as dev, AetherEmulator() as aether:
+        tokens = {PROJECT: TOKEN}
+        aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)
+        provider = Aether(tokens, edge_url=aether.edge_url, allow_insecure_loopback=True)
+        async with front(provider, PREVIEW) as visitor:
+            assert await visitor.code() == (200, "")
+            tokens[PROJECT] = aether.workspaces["abc12345"].token = "replacement0123"
+            visitor.later(TARGET_LIFETIME)
+            assert await visitor.code() == (200, "")
+
+
+async def test_a_project_made_anew_is_seen_once_the_gateway_has_forgotten_the_old_one() -> None:
+    now = 1_000_000.0
+    async with DevServer() as dev, AetherEmulator() as aether:
+        aether.clock = lambda: now
+        aether.add_workspace(PROJECT, {}, token=TOKEN)
+        provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
+        async with front(provider, PREVIEW) as visitor:
+            assert await visitor.code() == (503, "preview_service_not_ready")
+            aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)
+            assert await visitor.code() == (503, "preview_service_not_ready")
+            now += ROUTING_CACHE
+            assert await visitor.code() == (200, "")

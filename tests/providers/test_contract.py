@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from preview_proxy import Nullspace, Preview, Provider, Static
-from preview_proxy.providers.nullspace_errors import EDGE_ERRORS
+from preview_proxy import Blaxel, Nullspace, Preview, Provider, Static
+from preview_proxy.providers import blaxel_errors, nullspace_errors
 from preview_proxy.providers.static import fixed_target
-from preview_proxy.testing import EdgeFailure, NullspaceEmulator, ProviderContract
+from preview_proxy.testing import BlaxelEmulator, EdgeFailure, NullspaceEmulator, ProviderContract
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,9 @@ class TestNullspace(ProviderContract):
     preview = Preview("mch_a1b2c3d4", 3000)
     unknown = Preview("mch_gone", 3000)
     closed_ports = (22, 5900, 5999)
-    edge_failures = tuple(EdgeFailure(401, JSON, json.dumps({"code": code}).encode(), code) for code in EDGE_ERRORS)
+    edge_failures = tuple(
+        EdgeFailure(401, JSON, json.dumps({"code": code}).encode(), code) for code in nullspace_errors.EDGE_ERRORS
+    )
 
     @asynccontextmanager
     async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
@@ -50,3 +52,28 @@ class TestStatic(ProviderContract):
     async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
         target = fixed_target("https://docs.example.com", http_credentials={"x-token": self.secrets[0]})
         yield Static({self.preview: target})
+
+
+class TestBlaxel(ProviderContract):
+    preview = Preview("my-sandbox", 3000)
+    unknown = Preview("gone", 3000)
+    closed_ports = (80, 443, 8080)
+    edge_failures = tuple(
+        EdgeFailure(404, ((b"x-blaxel-source", b"platform"), (b"x-blaxel-error-code", code.encode())), b"", ours)
+        for code, (_, ours) in blaxel_errors.EDGE_ERRORS.items()
+    )
+
+    @asynccontextmanager
+    async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
+        async with BlaxelEmulator() as blaxel:
+            blaxel.add_sandbox(self.preview.machine, {3000: 9})
+            self.secrets = [blaxel.api_key]
+            yield Blaxel(
+                blaxel.api_key,
+                workspace=blaxel.workspace,
+                base_url=f"{blaxel.api_url}/v0",
+                domains=[blaxel.edge_domain],
+                allow_insecure_loopback=True,
+                transport=transport,
+                timeout=timeout,
+            )
