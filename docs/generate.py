@@ -67,8 +67,8 @@ REWRITES = {
     ),
 }
 
-CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Static", "CookieSession",
-                "StarletteSession", "JWTSession")  # fmt: skip
+CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Aether", "Daytona", "Digitorn",
+                "DigitornHosts", "E2B", "Static", "CookieSession", "StarletteSession", "JWTSession")  # fmt: skip
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import preview_proxy.testing
 from docs.generate import pages
 from preview_proxy import Preview, errors
 from preview_proxy.endpoints import PREFIX
-from preview_proxy.providers import api, base
+from preview_proxy.providers import api, base, digitorn
 from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.servers import listening, serving
 
@@ -39,6 +39,8 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
 ENVIRONMENT = {
     "ACORN_TOKEN": "token of a made-up provider",
+    "DAYTONA_API_KEY": "key-for-the-documentation",
+    "E2B_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_URL": "https://api.nullspace.example",
     "PREVIEW_SECRET": "secret of the documentation, 32 bytes",
@@ -178,7 +180,7 @@ def test_every_file_named_exists(page: Path) -> None:
 @every_page
 def test_every_class_named_exists(page: Path) -> None:
     known = FOREIGN | set(dir(builtins))
-    for module in (preview_proxy, errors, api, base, preview_proxy.testing):
+    for module in (preview_proxy, errors, api, base, digitorn, preview_proxy.testing):
         known |= set(dir(module))
     for block in blocks(page):
         known |= {node.name for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.ClassDef)}

@@ -15,9 +15,10 @@ import preview_proxy
 ROOT = Path(__file__).parent.parent
 
 PUBLIC = """
-    Authenticator Blaxel ConfigurationError CookieSession Embed Endpoint HostPattern HostTable JWTSession Limits
-    MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
-    Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
+    Aether Authenticator Blaxel ConfigurationError CookieSession Daytona Digitorn DigitornHosts E2B Embed Endpoint
+    HostPattern HostTable JWTSession Limits MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy
+    PreviewProxyError PreviewProxyMiddleware Provider Routed Router Secret Session StarletteSession Static Target
+    TicketStore Tickets first_of
 """
 
 
