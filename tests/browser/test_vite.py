@@ -20,6 +20,7 @@ from preview_proxy.testing import NullspaceEmulator
 from tests.browser.stage import MACHINE, PREVIEW, Stage, staged
 from tests.programs import lack, need
 from tests.servers import listening
+from tests.world import nullspace_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +104,7 @@ async def vite(packages: Path, tmp_path: Path) -> AsyncIterator[Vite]:
 @pytest.fixture
 async def stage(request: pytest.FixtureRequest, vite: Vite, tmp_path: Path) -> AsyncIterator[Stage]:
     scheme: str = getattr(request, "param", "http")
-    async with NullspaceEmulator() as nullspace, staged(scheme, nullspace, tmp_path) as made:
+    async with NullspaceEmulator() as nullspace, staged(scheme, nullspace_provider(nullspace), tmp_path) as made:
         nullspace.add_machine(MACHINE, {3000: vite.port}, mask_request_host=SEEN_HOST)
         yield made
 
