@@ -9,6 +9,7 @@ from preview_proxy.jwt_sessions import JWTSession
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.blaxel import Blaxel
 from preview_proxy.providers.nullspace import Nullspace
+from preview_proxy.providers.opencomputer import OpenComputer
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
 from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
@@ -27,6 +28,7 @@ __all__ = [
     "Limits",
     "MemoryTicketStore",
     "Nullspace",
+    "OpenComputer",
     "Origin",
     "Policy",
     "Preview",

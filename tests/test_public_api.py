@@ -16,8 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC = """
     Authenticator Blaxel ConfigurationError CookieSession Embed Endpoint HostPattern HostTable JWTSession Limits
-    MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
-    Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
+    MemoryTicketStore Nullspace OpenComputer Origin Policy Preview PreviewProxy PreviewProxyError
+    PreviewProxyMiddleware Provider Routed Router Secret Session StarletteSession Static Target TicketStore Tickets
+    first_of
 """
 
 
