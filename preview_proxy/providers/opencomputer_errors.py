@@ -19,8 +19,9 @@ _TYPES = JSON | {b"text/plain"}
 
 
 class EdgeError(NamedTuple):
-    """A status and a text of the edge's, and the failure that they are here."""
+    """A status and a text of the edge's, and the failure that they are here. `name` is ours."""
 
+    name: str
     status: int
     text: str
     kind: type[ProviderError]
@@ -29,14 +30,18 @@ class EdgeError(NamedTuple):
 
 # The text is a regular expression for all of what is said, in JSON under "error" or plain.
 EDGE_ERRORS = (
-    EdgeError(401, "preview URL requires authentication", CredentialRejected, "preview_proxy_token_missing"),
-    EdgeError(401, "invalid preview token", CredentialRejected, "preview_proxy_token_invalid"),
-    EdgeError(402, rf"{_SANDBOX}\b.*", ProviderError, "provider_refused"),
-    EdgeError(404, rf"{_SANDBOX} not found", ProviderError, "machine_not_found"),
-    EdgeError(410, rf"{_SANDBOX}\b.*", ProviderError, "machine_not_found"),
-    EdgeError(502, rf"{_SANDBOX}: upstream unavailable", MachineUnavailable, "preview_service_not_ready"),
     EdgeError(
-        503, rf"{_SANDBOX} is being migrated, retry shortly", MachineUnavailable, "edge_runtime_host_unreachable"
+        "token_missing", 401, "preview URL requires authentication", CredentialRejected, "preview_proxy_token_missing"
+    ),
+    EdgeError("token_wrong", 401, "invalid preview token", CredentialRejected, "preview_proxy_token_invalid"),
+    EdgeError("no_credits", 402, rf"{_SANDBOX}\b.*", ProviderError, "provider_refused"),
+    EdgeError("not_found", 404, rf"{_SANDBOX} not found", ProviderError, "machine_not_found"),
+    EdgeError("stopped", 410, rf"{_SANDBOX}\b.*", ProviderError, "machine_not_found"),
+    EdgeError(
+        "unavailable", 502, rf"{_SANDBOX}: upstream unavailable", MachineUnavailable, "preview_service_not_ready"
+    ),
+    EdgeError(
+        "migrating", 503, rf"{_SANDBOX} is being migrated\b.*", MachineUnavailable, "edge_runtime_host_unreachable"
     ),
 )
 _STATUSES = frozenset(error.status for error in EDGE_ERRORS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from itertools import repeat
 from types import TracebackType
 from typing import Self
 
@@ -96,6 +97,6 @@ class Emulator:
         """Return once `predicate(self)` holds, asking after each request, answer and closed connection."""
         await self._shared.changes.until(lambda: predicate(self))
 
-    def refuse(self, code: str | None) -> None:
-        """Let the edge refuse every request with one of its codes, before any check; None ends that."""
-        self._edge.forced = code
+    def refuse(self, code: str | None, *, times: int | None = None) -> None:
+        """Let the edge refuse every request, or the next few, with one of its codes; None ends that."""
+        self._edge.forced = iter(()) if code is None else repeat(code) if times is None else repeat(code, times)
