@@ -13,6 +13,7 @@ from preview_proxy.providers.daytona import Daytona
 from preview_proxy.providers.digitorn import Digitorn, DigitornHosts
 from preview_proxy.providers.e2b import E2B
 from preview_proxy.providers.nullspace import Nullspace
+from preview_proxy.providers.opencomputer import OpenComputer
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
 from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
@@ -36,6 +37,7 @@ __all__ = [
     "Limits",
     "MemoryTicketStore",
     "Nullspace",
+    "OpenComputer",
     "Origin",
     "Policy",
     "Preview",

@@ -25,8 +25,8 @@ TARGET_LIFETIME = 60.0
 """Seconds after which a project's token is looked up anew."""
 
 _TOKEN = re.compile(r"[a-z0-9]{8,44}")
-# What a gateway says for itself when nothing listens, and when the workspace does not answer.
-_GATEWAY_FAILURES = {502: "preview_service_not_ready", 504: "edge_runtime_host_unreachable"}
+EDGE_ERRORS = {502: "preview_service_not_ready", 504: "edge_runtime_host_unreachable"}
+"""What the gateway says for itself when nothing listens, and when the workspace does not answer."""
 
 
 class Aether:
@@ -56,7 +56,7 @@ class Aether:
     async def resolve(self, preview: Preview) -> Target:
         """The address of `preview`. Raises `NotFound` for what is no project id, `ProviderError` without a token."""
         prefix = preview.machine[:PREFIX_LENGTH].lower()
-        if not re.fullmatch(rf"[a-z0-9]{{{PREFIX_LENGTH}}}", prefix):
+        if not re.fullmatch(rf"[a-z0-9_]{{{PREFIX_LENGTH}}}", prefix):
             raise NotFound("machine_not_found", detail=f"a project id starts with {PREFIX_LENGTH} letters or digits")
         token = self._token(preview.machine)
         if token is None:
@@ -75,7 +75,7 @@ class Aether:
 
     def explain_error(self, status: int, headers: RawHeaders, body: bytes) -> ProviderError | None:
         """The gateway's 502 and 504, told by a body that says nothing beyond the status; None for the app's own."""
-        code = _GATEWAY_FAILURES.get(status)
+        code = EDGE_ERRORS.get(status)
         if code is None or not _is_bare(status, body):
             return None
         return MachineUnavailable(code, detail=f"the gateway answered {status}", retry_after=5)

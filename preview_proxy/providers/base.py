@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from preview_proxy.core.models import DEFAULT_PORTS, HOST, Endpoint, Origin, Preview, RawHeaders, Target
@@ -37,6 +37,15 @@ class SupportsExplainError(Protocol):
 
         An app can imitate its provider's edge, so whatever is done about the answer must be harmless and bounded.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsRotation(Protocol):
+    """A provider that replaces a machine's credential under way."""
+
+    def when_rotated(self, forget: Callable[[str], None]) -> None:
+        """Have `forget` called with the machine's id before the credential of its targets changes."""
         ...
 
 

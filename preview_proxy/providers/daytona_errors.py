@@ -30,6 +30,8 @@ EDGE_ERRORS: dict[str, tuple[type[ProviderError], str]] = {
 }
 EDGE_STATUSES = frozenset({400, 401, 403, 404, 500, 502, 503})
 # A proxy that cannot reach the sandbox's own daemon says nothing; a sandbox that it starts itself has a page.
+SILENCE: tuple[type[ProviderError], str] = (MachineUnavailable, "preview_service_not_ready")
+STARTING: tuple[type[ProviderError], str] = (MachineUnavailable, UNREACHABLE)
 _SILENT, _STARTING = 502, 503
 _HTML = frozenset({b"text/html"})
 _STARTING_PAGE = re.compile(rb"<title>Sandbox Starting")
@@ -62,9 +64,9 @@ def _found(
     if status == 307:
         return EDGE_ERRORS["UNAUTHORIZED"] if _is_login(headers, domains) else None
     if status == _SILENT and not body and (b"content-length", b"0") in headers:
-        return MachineUnavailable, "preview_service_not_ready"
+        return SILENCE
     if status == _STARTING and _STARTING_PAGE.search(body[:1024]):
-        return MachineUnavailable, UNREACHABLE
+        return STARTING
     document = json_object(body)
     return _coded(status, document) if document is not None else None
 

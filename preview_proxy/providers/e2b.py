@@ -37,7 +37,7 @@ TOKEN_HEADER = "e2b-traffic-access-token"  # noqa: S105 - a name, not a value
 RESERVED_PORTS = frozenset({49983})
 
 # RFC 1035 §2.3.4: a label has 63 characters, of which the port and its dash take six.
-_SANDBOX = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,55}[a-z0-9])?")
+_SANDBOX = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,55}[a-z0-9])?")
 
 # Status, a part of the JSON's message, the page's title, and what it is here. Browsers get the page. A token is missing
 # where the sandbox had none when it was asked about: then too it is to be read anew.

@@ -12,6 +12,7 @@ from preview_proxy.testing.http_server import Received, Request, Response
 from preview_proxy.testing.json_api import ApiRequest
 from preview_proxy.testing.nullspace import NullspaceEmulator
 from preview_proxy.testing.nullspace_state import EdgeSwitches, Grant
+from preview_proxy.testing.opencomputer import OpenComputerEmulator
 from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContract
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "EdgeSwitches",
     "Grant",
     "NullspaceEmulator",
+    "OpenComputerEmulator",
     "ProviderContract",
     "Received",
     "Request",

@@ -57,7 +57,7 @@ class AetherEmulator(EdgeEmulator):
 
 
 class _Gateway(EmulatedEdge):
-    not_listening = "not listening"
+    not_listening = "Bad Gateway"
 
     def __init__(self, aether: AetherEmulator, changes: Changes, ssl_context: ssl.SSLContext | None) -> None:
         super().__init__(changes, ssl_context)
@@ -65,7 +65,7 @@ class _Gateway(EmulatedEdge):
         self._remembered: dict[str, tuple[Workspace | None, float]] = {}
 
     def admit(self, request: EdgeRequest, client: str) -> Passage:
-        match = re.fullmatch(r"(\d{1,5})-([a-z0-9]{8})-([a-z0-9]+)\.(.+?)(?::\d+)?", request.host)
+        match = re.fullmatch(r"(\d{1,5})-([a-z0-9_]{8})-([a-z0-9]+)\.(.+?)(?::\d+)?", request.host)
         if match is None or match[4] != self.aether.edge_domain:
             raise Refused("unknown")
         workspace = self._workspace(match[2])
@@ -74,7 +74,7 @@ class _Gateway(EmulatedEdge):
         if match[3] != workspace.token:
             raise Refused("token")
         if not workspace.running:
-            raise Refused("stopped")
+            raise Refused("Gateway Timeout")
         kept = [(name, value) for name, value in request.headers if name.lower() != b"host"]
         host = (b"Host", b"localhost:%b" % match[1].encode())
         cors = [(b"Access-Control-Allow-Origin", b"*"), (b"Access-Control-Allow-Methods", b"*")]
@@ -91,8 +91,8 @@ class _Gateway(EmulatedEdge):
     def refusal(self, request: EdgeRequest, refused: Refused) -> Refusal:
         text = ("Content-Type", "text/plain")
         answers: dict[str, Refusal] = {
-            "not listening": (502, [text], b"Bad Gateway"),
-            "stopped": (504, [text], b"Gateway Timeout"),
+            "Bad Gateway": (502, [text], b"Bad Gateway"),
+            "Gateway Timeout": (504, [text], b"Gateway Timeout"),
             "token": (self.aether.refused_status, [text], f"{request.host}: invalid token".encode()),
             "unknown": (404, [text], f"{request.host}: no such project".encode()),
         }

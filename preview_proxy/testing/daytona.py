@@ -144,6 +144,8 @@ _ROUTES = [
 
 # Code, status and message of each error; the earlier code where that is another.
 _ERRORS: dict[str, tuple[int, str, str]] = {
+    "BAD_REQUEST": (400, "bad request: failed to get runner info", "BAD_REQUEST"),
+    "FORBIDDEN": (403, "forbidden", "FORBIDDEN"),
     "NOT_FOUND": (404, "not found", "NOT_FOUND"),
     "SANDBOX_NOT_FOUND": (404, "sandbox not found", "NOT_FOUND"),
     "SANDBOX_NOT_STARTED": (400, "bad request: no IP address found. Is the Sandbox started?", "BAD_REQUEST"),
@@ -197,6 +199,7 @@ class _Edge(EmulatedEdge):
             "login": (307, [("Location", location), ("Set-Cookie", "pkce_verifier=v; Path=/; HttpOnly")], b""),
             "preflight": (204, [("Access-Control-Allow-Origin", b"".join(request.values(b"origin")))], b""),
             "silence": (502, [], b""),
+            "starting": (503, [_HTML, ("Retry-After", "5")], b"<!DOCTYPE html><title>Sandbox Starting...</title>"),
             "warning": (200, [_HTML], b"<!doctype html><title>Preview URL Warning</title>"),
         }
         return answers[refused.code]

@@ -15,7 +15,6 @@ import secrets
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from preview_proxy.testing.dev_server import DevServer
 from preview_proxy.testing.edge import EdgeRequest, EmulatedEdge, Passage, Refusal, Refused
@@ -85,7 +84,7 @@ class E2BEmulator(Emulator):
         return sandbox
 
     def set_state(self, sandbox_id: str, state: str) -> None:
-        """``running``, ``paused``, or a key of the edge's errors, such as ``transitioning`` or ``crowded``."""
+        """``running``, ``paused``, or the title of an error that the edge answers meanwhile."""
         self.sandboxes[sandbox_id].state = state
 
 
@@ -124,27 +123,23 @@ _ROUTES = [
 
 _SECURED = "Sandbox is secured with traffic access token."
 _DENIED = "This sandbox can't be resumed with the credentials provided. Check your access token and try again."
-# Status, message and title of each error of the edge.
-_ERRORS: dict[str, tuple[int, str, str]] = {
-    "missing": (403, f"{_SECURED} Token header '{_TOKEN.decode()}' is missing", "Missing Traffic Access Token"),
-    "invalid": (
-        403,
-        f"{_SECURED} Provided token in header '{_TOKEN.decode()}' is invalid",
-        "Invalid Traffic Access Token",
-    ),
-    "denied": (403, _DENIED, "Unable to Resume Sandbox"),
-    "pausing": (409, "The sandbox is paused", "Sandbox Paused"),
-    "transitioning": (409, "The sandbox is still transitioning. Try again in a moment.", "Sandbox Still Transitioning"),
-    "snapshotting": (409, "Sandbox snapshot is currently being created", "Sandbox Snapshot In Progress"),
-    "crowded": (429, "The sandbox has too many concurrent incoming connections (limit: 1)", "Too Many Connections"),
-    "limited": (429, "Sandbox limit reached", "Sandbox Limit Reached"),
-    "unknown": (502, "The sandbox was not found", "Sandbox Not Found"),
-    "closed": (502, "The sandbox is running but port is not open", "Closed Port Error"),
+# Status and message of each error of the edge, by the title of its page.
+_ERRORS: dict[str, tuple[int, str]] = {
+    "Missing Traffic Access Token": (403, f"{_SECURED} Token header '{_TOKEN.decode()}' is missing"),
+    "Invalid Traffic Access Token": (403, f"{_SECURED} Provided token in header '{_TOKEN.decode()}' is invalid"),
+    "Unable to Resume Sandbox": (403, _DENIED),
+    "Sandbox Paused": (409, "The sandbox is paused"),
+    "Sandbox Still Transitioning": (409, "The sandbox is still transitioning. Try again in a moment."),
+    "Sandbox Snapshot In Progress": (409, "Sandbox snapshot is currently being created"),
+    "Too Many Connections": (429, "The sandbox has too many concurrent incoming connections (limit: 1)"),
+    "Sandbox Limit Reached": (429, "Sandbox limit reached"),
+    "Sandbox Not Found": (502, "The sandbox was not found"),
+    "Closed Port Error": (502, "The sandbox is running but port is not open"),
 }
 
 
 class _Edge(EmulatedEdge):
-    not_listening = "closed"
+    not_listening = "Closed Port Error"
 
     def __init__(self, e2b: E2BEmulator, changes: Changes, ssl_context: ssl.SSLContext | None) -> None:
         super().__init__(changes, ssl_context)
@@ -156,7 +151,7 @@ class _Edge(EmulatedEdge):
             raise Refused("bad host")
         sandbox, port = self.e2b.sandboxes.get(match[2]), int(match[1])
         if sandbox is None:
-            raise Refused("unknown")
+            raise Refused("Sandbox Not Found")
         self._check_state(sandbox, request)
         self._check_token(sandbox, port, request)
         return Passage(loopback_port(sandbox.ports, port), request.target, _headers(request, sandbox, port))
@@ -164,10 +159,10 @@ class _Edge(EmulatedEdge):
     def _check_state(self, sandbox: Sandbox, request: EdgeRequest) -> None:
         if sandbox.state == "paused" and sandbox.auto_resume:
             if sandbox.token is not None and request.values(_TOKEN) != [sandbox.token.encode()]:
-                raise Refused("denied")
+                raise Refused("Unable to Resume Sandbox")
             sandbox.state = "running"
         if sandbox.state == "paused":
-            raise Refused("unknown")
+            raise Refused("Sandbox Not Found")
         if sandbox.state != "running":
             raise Refused(sandbox.state)
 
@@ -175,24 +170,21 @@ class _Edge(EmulatedEdge):
         if sandbox.token is None or port == CONTROL_PORT:
             return
         if not (sent := request.values(_TOKEN)):
-            raise Refused("missing")
+            raise Refused("Missing Traffic Access Token")
         if sent != [sandbox.token.encode()]:
-            raise Refused("invalid")
+            raise Refused("Invalid Traffic Access Token")
 
     def refusal(self, request: EdgeRequest, refused: Refused) -> Refusal:
         """A page for what looks like a browser's navigation, JSON for everything else."""
         if refused.code not in _ERRORS:
             return 400, [("Content-Type", "text/plain")], b"Invalid host"
-        status, message, title = _ERRORS[refused.code]
+        status, message = _ERRORS[refused.code]
         if _is_navigation(request):
-            page = f'<html lang="en">\n<head>\n    <title>{title}</title>\n</head><body>{request.host}</body></html>'
+            head = f'<html lang="en">\n<head>\n    <title>{refused.code}</title>\n</head>'
+            page = f"{head}<body>{request.host}</body></html>"
             return status, [("Content-Type", "text/html; charset=utf-8")], page.encode()
-        body: dict[str, Any] = {"sandboxId": "emulated", "message": message.format(header=_TOKEN.decode())}
-        return (
-            status,
-            [("Content-Type", "application/json; charset=utf-8")],
-            json.dumps(body | {"code": status}).encode(),
-        )
+        body = json.dumps({"sandboxId": "emulated", "message": message, "code": status})
+        return status, [("Content-Type", "application/json; charset=utf-8")], body.encode()
 
 
 def _is_navigation(request: EdgeRequest) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import math
 import ssl
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -88,7 +88,7 @@ class EmulatedEdge(TcpServer):
     def __init__(self, changes: Changes, ssl_context: ssl.SSLContext | None = None) -> None:
         super().__init__(ssl_context=ssl_context, changes=changes)
         self.requests: list[EdgeRequest] = []
-        self.forced: str | None = None
+        self.forced: Iterator[str] = iter(())
 
     @abstractmethod
     def admit(self, request: EdgeRequest, client: str) -> Passage:
@@ -113,8 +113,8 @@ class EmulatedEdge(TcpServer):
         self.requests.append(request)
         self.changes.notify()
         try:
-            if self.forced is not None:
-                raise Refused(self.forced)
+            if (code := next(self.forced, None)) is not None:
+                raise Refused(code)
             passage = self.admit(request, wire.connection.client)
             reader, writer = await self._dial(passage.loopback)
         except Refused as refused:

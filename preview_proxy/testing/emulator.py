@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from itertools import repeat
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +32,8 @@ class EdgeEmulator:
         self._shared = state
         self._edge = edge
         self._servers = (*servers, edge)
+        self.api_requests: list[ApiRequest] = []
+        """What reached the API, as (method, path, json); nothing where there is none."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -91,9 +94,9 @@ class EdgeEmulator:
         """Return once `predicate(self)` holds, asking after each request, answer and closed connection."""
         await self._shared.changes.until(lambda: predicate(self))
 
-    def refuse(self, code: str | None) -> None:
-        """Let the edge refuse every request with one of its codes, before any check; None ends that."""
-        self._edge.forced = code
+    def refuse(self, code: str | None, *, times: int | None = None) -> None:
+        """Let the edge refuse every request, or the next few, with one of its codes; None ends that."""
+        self._edge.forced = iter(()) if code is None else repeat(code) if times is None else repeat(code, times)
 
 
 class Emulator(EdgeEmulator):
@@ -102,13 +105,9 @@ class Emulator(EdgeEmulator):
     def __init__(self, state: Emulated, api: JsonApiServer, edge: EmulatedEdge) -> None:
         super().__init__(state, edge, api)
         self._api = api
+        self.api_requests = api.requests
 
     @property
     def api_url(self) -> str:
         """``http://127.0.0.1:port``, without a path."""
         return f"http://127.0.0.1:{self._api.port}"
-
-    @property
-    def api_requests(self) -> list[ApiRequest]:
-        """What reached the API, as (method, path, json)."""
-        return self._api.requests

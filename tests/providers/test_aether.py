@@ -82,7 +82,7 @@ async def test_a_project_without_a_usable_token_is_refused(token: str) -> None:
     assert not token or token not in str(caught.value)
 
 
-@pytest.mark.parametrize("machine", ["abc", "abc-1234", "abc_12345", "a.b.c.d.e"])
+@pytest.mark.parametrize("machine", ["abc", "abc-1234", "a.b.c.d.e"])
 async def test_what_is_no_project_id_is_not_found(machine: str) -> None:
     with pytest.raises(NotFound) as caught:
         await Aether({machine: TOKEN}).resolve(Preview(machine, 3000))

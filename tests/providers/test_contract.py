@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from preview_proxy import Blaxel, Nullspace, Preview, Provider, Static
-from preview_proxy.providers import blaxel_errors, nullspace_errors
+from preview_proxy import Blaxel, Nullspace, OpenComputer, Preview, Provider, Static
+from preview_proxy.providers import blaxel_errors, nullspace_errors, opencomputer_errors
 from preview_proxy.providers.static import fixed_target
-from preview_proxy.testing import BlaxelEmulator, EdgeFailure, NullspaceEmulator, ProviderContract
+from preview_proxy.testing import BlaxelEmulator, EdgeFailure, NullspaceEmulator, OpenComputerEmulator, ProviderContract
+from preview_proxy.testing.opencomputer_state import EDGE_REFUSALS
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +74,31 @@ class TestBlaxel(ProviderContract):
                 workspace=blaxel.workspace,
                 base_url=f"{blaxel.api_url}/v0",
                 domains=[blaxel.edge_domain],
+                allow_insecure_loopback=True,
+                transport=transport,
+                timeout=timeout,
+            )
+
+
+class TestOpenComputer(ProviderContract):
+    preview = Preview("sb-a1b2c3", 3000)
+    unknown = Preview("no.sandbox", 3000)
+    edge_failures = tuple(
+        EdgeFailure(row.status, JSON, json.dumps({"error": text.format(sandbox="sb-a1b2c3")}).encode(), row.code)
+        for row, (_, text) in zip(opencomputer_errors.EDGE_ERRORS, EDGE_REFUSALS.values(), strict=True)
+    )
+
+    @asynccontextmanager
+    async def provider(self, transport: httpx.AsyncBaseTransport, timeout: float) -> AsyncIterator[Provider]:
+        async with OpenComputerEmulator() as opencomputer:
+            tokens = {self.preview.machine: opencomputer.add_sandbox(self.preview.machine, {3000: 9})}
+            self.secrets = [opencomputer.api_key, *tokens.values()]
+            yield OpenComputer(
+                tokens,
+                token_reaches_sandbox=True,
+                api_key=opencomputer.api_key,
+                edge_url=opencomputer.edge_url,
+                base_url=opencomputer.api_url,
                 allow_insecure_loopback=True,
                 transport=transport,
                 timeout=timeout,

@@ -33,7 +33,7 @@ async def daytona() -> AsyncIterator[DaytonaEmulator]:
 async def client(daytona: DaytonaEmulator) -> AsyncIterator[AsyncDaytona]:
     client = AsyncDaytona(DaytonaConfig(api_key=daytona.api_key, api_url=daytona.api_url))
     yield client
-    await client.close()
+    await client.close()  # type: ignore[no-untyped-call]
 
 
 def provider(client: AsyncDaytona, daytona: DaytonaEmulator, **options: Any) -> Daytona:
@@ -81,14 +81,14 @@ async def test_a_wrong_key_is_refused(daytona: DaytonaEmulator) -> None:
     with pytest.raises(ProviderError) as caught:
         await provider(client, daytona).resolve(PREVIEW)
     assert caught.value.code == "provider_refused"
-    await client.close()
+    await client.close()  # type: ignore[no-untyped-call]
 
 
 async def test_an_api_that_is_gone_is_a_provider_error(daytona: DaytonaEmulator) -> None:
     client = AsyncDaytona(DaytonaConfig(api_key="wrong-key-0123456", api_url="http://127.0.0.1:1"))
     with anyio.fail_after(10), pytest.raises(ProviderError):
         await provider(client, daytona, timeout=1.0).resolve(PREVIEW)
-    await client.close()
+    await client.close()  # type: ignore[no-untyped-call]
 
 
 def test_the_sdk_is_not_imported_unless_a_client_is_given() -> None:

@@ -129,7 +129,7 @@ async def test_h16_an_answer_for_something_else_is_refused(changes: dict[str, An
     assert TOKEN not in caught.value.detail
 
 
-@pytest.mark.parametrize("machine", ["UPPER", "a.b", "a_b", "x" * 58])
+@pytest.mark.parametrize("machine", ["UPPER", "a.b", "x" * 58])
 async def test_what_no_label_could_carry_is_not_found(machine: str) -> None:
     with pytest.raises(NotFound):
         await E2B("key-0123456789", tokens={machine: TOKEN}).resolve(Preview(machine, 3000))
@@ -207,11 +207,11 @@ async def test_the_app_may_see_another_host() -> None:
     ("state", "status", "code"),
     [
         ("paused", 503, "machine_paused_auto_resume_disabled"),
-        ("pausing", 503, "machine_paused_auto_resume_disabled"),
-        ("transitioning", 503, "edge_runtime_host_unreachable"),
-        ("snapshotting", 503, "edge_runtime_host_unreachable"),
-        ("crowded", 429, "rate_limit_exceeded"),
-        ("limited", 429, "rate_limit_exceeded"),
+        ("Sandbox Paused", 503, "machine_paused_auto_resume_disabled"),
+        ("Sandbox Still Transitioning", 503, "edge_runtime_host_unreachable"),
+        ("Sandbox Snapshot In Progress", 503, "edge_runtime_host_unreachable"),
+        ("Too Many Connections", 429, "rate_limit_exceeded"),
+        ("Sandbox Limit Reached", 429, "rate_limit_exceeded"),
         ("running", 503, "preview_service_not_ready"),
         ("removed", 503, "machine_paused_auto_resume_disabled"),
     ],
@@ -256,4 +256,4 @@ async def test_a_sandbox_that_is_closed_to_the_public_later_is_asked_for_its_tok
             sandbox.token = "a-token-since-then"
             visitor.later(60)
             assert await visitor.code() == (200, "")
-    assert [request.verdict for request in e2b.edge_requests] == ["served", "missing", "served"]
+    assert [request.verdict for request in e2b.edge_requests] == ["served", "Missing Traffic Access Token", "served"]

@@ -1,0 +1,121 @@
+"""Every provider with an emulator, in front of the same dev server and behind the same proxy."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from preview_proxy import E2B, Aether, Blaxel, Daytona, Nullspace, OpenComputer, Provider
+from preview_proxy.testing import (
+    AetherEmulator,
+    BlaxelEmulator,
+    DaytonaEmulator,
+    DevServer,
+    E2BEmulator,
+    NullspaceEmulator,
+    OpenComputerEmulator,
+)
+from preview_proxy.testing.emulator import EdgeEmulator
+from tests.world import MACHINE, World, world
+
+
+@dataclass
+class Vendor:
+    """A provider and its emulator. `serve` puts dev servers behind ports of the machine."""
+
+    provider: Provider
+    emulator: EdgeEmulator
+    serve: Callable[[dict[int, int | DevServer]], object]
+
+
+@asynccontextmanager
+async def nullspace() -> AsyncIterator[Vendor]:
+    async with NullspaceEmulator() as emulator:
+        provider = Nullspace(
+            emulator.api_key,
+            base_url=emulator.api_url,
+            domains=[emulator.edge_domain],
+            allow_insecure_loopback=True,
+        )
+        yield Vendor(provider, emulator, lambda ports: emulator.add_machine(MACHINE, ports))
+
+
+@asynccontextmanager
+async def blaxel() -> AsyncIterator[Vendor]:
+    async with BlaxelEmulator() as emulator:
+        provider = Blaxel(
+            emulator.api_key,
+            workspace=emulator.workspace,
+            base_url=f"{emulator.api_url}/v0",
+            domains=[emulator.edge_domain],
+            allow_insecure_loopback=True,
+        )
+        yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+
+
+@asynccontextmanager
+async def opencomputer() -> AsyncIterator[Vendor]:
+    async with OpenComputerEmulator() as emulator:
+        tokens: dict[str, str] = {}
+        provider = OpenComputer(
+            tokens,
+            token_reaches_sandbox=True,
+            api_key=emulator.api_key,
+            base_url=emulator.api_url,
+            edge_url=emulator.edge_url,
+            allow_insecure_loopback=True,
+        )
+
+        def serve(ports: dict[int, int | DevServer]) -> None:
+            tokens[MACHINE] = emulator.add_sandbox(MACHINE, ports)
+
+        yield Vendor(provider, emulator, serve)
+
+
+@asynccontextmanager
+async def aether() -> AsyncIterator[Vendor]:
+    token = "0123456789abcdef"
+    async with AetherEmulator() as emulator:
+        provider = Aether({MACHINE: token}, edge_url=emulator.edge_url, allow_insecure_loopback=True)
+        yield Vendor(provider, emulator, lambda ports: emulator.add_workspace(MACHINE, ports, token=token))
+
+
+@asynccontextmanager
+async def daytona() -> AsyncIterator[Vendor]:
+    async with DaytonaEmulator() as emulator:
+        provider = Daytona(
+            emulator.api_key,
+            base_url=emulator.api_url,
+            domains=[emulator.edge_domain],
+            allow_insecure_loopback=True,
+        )
+        yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+
+
+@asynccontextmanager
+async def e2b() -> AsyncIterator[Vendor]:
+    async with E2BEmulator() as emulator:
+        provider = E2B(
+            emulator.api_key, base_url=emulator.api_url, edge_url=emulator.edge_url, allow_insecure_loopback=True
+        )
+        yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+
+
+VENDORS: dict[str, Callable[[], AbstractAsyncContextManager[Vendor]]] = {
+    "Nullspace": nullspace,
+    "Blaxel": blaxel,
+    "OpenComputer": opencomputer,
+    "Aether": aether,
+    "Daytona": daytona,
+    "E2B": e2b,
+}
+
+
+@asynccontextmanager
+async def vendor_world(name: str, **options: Any) -> AsyncIterator[tuple[World, Vendor]]:
+    """Everything running, with one vendor's provider and the dev server at port 3000 of its machine."""
+    async with VENDORS[name]() as vendor, world(provider=lambda _: vendor.provider, **options) as w:
+        vendor.serve({3000: w.dev})
+        yield w, vendor
