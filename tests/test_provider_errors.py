@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from docs.generate import EdgeRow, edge_rows
 from preview_proxy.errors import MachineUnavailable
 from preview_proxy.lease import RENEWABLE
-from tests.vendors import VENDORS, vendor_world
+from tests.vendors import VENDORS, age, dial, vendor_world
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -19,24 +16,10 @@ pytestmark = pytest.mark.anyio
 rows = pytest.mark.parametrize("row", edge_rows(), ids=lambda row: f"{row.provider}-{row.name}")
 
 
-def age(w: World) -> None:
-    """Let what is cached be old enough to be made anew."""
-    w.proxy._targets._clock = lambda: time.time() + 31
-
-
 async def refused_handshake(w: World) -> tuple[int, str]:
     """Status of the refusal, and the code that the proxy gives."""
-    headers = {"Cookie": f"pp-development={w.gate}"}
-    dialled = connect(
-        f"ws://{w.host}/ws",
-        host="127.0.0.1",
-        port=w.port,
-        origin=w.origin,  # type: ignore[arg-type]
-        additional_headers=headers,
-        proxy=None,
-    )
     with pytest.raises(InvalidStatus) as caught:
-        async with dialled:
+        async with dial(w):
             pass
     return caught.value.response.status_code, caught.value.response.headers["x-preview-proxy-error"]
 

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import cast
 
 import anyio
 import pytest
-from websockets.asyncio.client import connect
 
 from preview_proxy import OpenComputer
 from preview_proxy.testing import BlaxelEmulator, OpenComputerEmulator, Request, Response
-from tests.vendors import VENDORS, vendor_world
-from tests.world import MACHINE, World
+from tests.vendors import VENDORS, age, dial, vendor_world
+from tests.world import MACHINE
 
 pytestmark = pytest.mark.anyio
 
 every_vendor = pytest.mark.parametrize("provider", VENDORS)
-
-
-def age(w: World) -> None:
-    """Let what is cached be old enough to be made anew."""
-    w.proxy._targets._clock = lambda: time.time() + 31
-
-
-def dial(w: World) -> connect:
-    headers = {"Cookie": f"pp-development={w.gate}"}
-    return connect(
-        f"ws://{w.host}/ws",
-        host="127.0.0.1",
-        port=w.port,
-        origin=w.origin,  # type: ignore[arg-type]
-        additional_headers=headers,
-        proxy=None,
-    )
 
 
 @every_vendor
@@ -79,7 +60,7 @@ async def test_an_expired_token_and_a_deleted_preview_are_made_anew() -> None:
         blaxel.expire()
         age(w)
         assert (await w.get("/")).status == 200
-        w.proxy._targets._clock = lambda: time.time() + 62
+        age(w, 62)
         blaxel.delete_previews()
         assert (await w.get("/")).status == 200
         [second] = blaxel.previews

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from websockets import Origin
+from websockets.asyncio.client import connect
 
 from preview_proxy import E2B, Aether, Blaxel, Daytona, Nullspace, OpenComputer, Provider
 from preview_proxy.testing import (
@@ -28,6 +32,23 @@ class Vendor:
     provider: Provider
     emulator: EdgeEmulator
     serve: Callable[[dict[int, int | DevServer]], object]
+
+
+def dial(w: World) -> connect:
+    """A visitor's WebSocket."""
+    return connect(
+        f"ws://{w.host}/ws",
+        host="127.0.0.1",
+        port=w.port,
+        origin=Origin(w.origin),
+        additional_headers={"Cookie": f"pp-development={w.gate}"},
+        proxy=None,
+    )
+
+
+def age(w: World, seconds: float = 31) -> None:
+    """Let what is cached be old enough to be made anew."""
+    w.proxy._targets._clock = lambda: time.time() + seconds
 
 
 @asynccontextmanager

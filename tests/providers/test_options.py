@@ -4,9 +4,17 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from preview_proxy.core.models import Origin
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError
-from preview_proxy.providers.options import api_option, configured, domains_option, secret_option, timeout_option
+from preview_proxy.providers.options import (
+    api_option,
+    configured,
+    domains_option,
+    edge_option,
+    secret_option,
+    timeout_option,
+)
 
 CANARY = "canary-0123456789"
 
@@ -55,3 +63,23 @@ def test_domains_are_a_list_of_names(domains: Sequence[str]) -> None:
 def test_what_works_is_returned() -> None:
     assert api_option("http://127.0.0.1:8000/v0", True).base_path == b"/v0"
     assert timeout_option(0.5) == 0.5
+
+
+def test_an_edge_is_an_origin_with_room_for_a_label() -> None:
+    assert edge_option("https://Edge.Example.com:8443/", False) == Origin("https", "edge.example.com", 8443)
+    assert edge_option("http://edge.localhost:81", True) == Origin("http", "edge.localhost", 81)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://edge.example.com/path", "edge_url: the URL must have no path"),
+        ("https://edge.example.com/?a=b", "edge_url: the URL must have no path"),
+        ("https://" + ".".join(["long" * 12] * 4), "room for one more label"),
+        ("http://edge.example.com", "edge_url: the URL must be https"),
+        ("edge.example.com", "edge_url: the URL must be absolute"),
+    ],
+)
+def test_what_is_no_edge_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        edge_option(url, True)

@@ -214,6 +214,14 @@ class NeverGivesUp(Wrapped):
         super().__init__(api_key, timeout=60, transport=transport)
 
 
+class CallsATimeoutAFailure(Wrapped):
+    async def resolve(self, preview: Preview) -> Target:
+        outcome = await self._resolve(preview)
+        if isinstance(outcome, PreviewProxyError) and outcome.code == "provider_timeout":
+            raise ProviderError
+        return await super().resolve(preview)
+
+
 class ReadsWithoutEnd(Wrapped):
     async def resolve(self, preview: Preview) -> Target:
         request = httpx.Request("POST", "https://api.acorn.example/machines/mch_1/ports/3000/share")
@@ -280,6 +288,7 @@ BREACHES: list[tuple[Callable[..., Provider], str]] = [
     (TellsTheAnswer, "test_whatever_goes_wrong_with_the_api_is_typed_and_tells_nothing"),
     (HoldsTheKeyInALocal, "test_whatever_goes_wrong_with_the_api_is_typed_and_tells_nothing"),
     (TellsTheAnswer, "test_an_answer_amiss_in_any_part_is_refused_or_does_not_matter"),
+    (CallsATimeoutAFailure, "test_an_api_that_hangs_is_given_up_in_time"),
     (ReadsWithoutEnd, "test_an_endless_answer_is_cut_off_and_closed"),
     (LeavesAnswersOpen, "test_an_endless_answer_is_cut_off_and_closed"),
     (ShowsTheKey, "test_nothing_that_prints_copies_or_logs_it_shows_a_secret"),
