@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = """
     Aether Authenticator Blaxel ConfigurationError CookieSession Daytona Digitorn DigitornHosts E2B Embed Endpoint
     HostPattern HostTable JWTSession Limits MemoryTicketStore Nullspace OpenComputer Origin Policy Preview PreviewProxy
-    PreviewProxyError PreviewProxyMiddleware Provider Routed Router Secret Session StarletteSession Static Target
-    TicketStore Tickets first_of
+    PreviewProxyError PreviewProxyMiddleware Provider Revocation Revocations Routed Router Secret Session
+    StarletteSession Static Target TicketStore Tickets first_of
 """
 
 

@@ -8,14 +8,13 @@ from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
 
-import httpx
 from starlette.types import Message, Receive, Send
 
 from preview_proxy.core.models import Accept, Inbound, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
-from preview_proxy.transports.exchange import Lease, Run, ask, cut_short, explanation, translate
+from preview_proxy.transports.exchange import Lease, Run, Upstream, cut_short, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
@@ -23,6 +22,8 @@ from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, Pul
 MAX_REFUSAL = 64 * 1024  # bytes
 FULL_AGE = 0.98
 """The part of a socket's greatest age at which it is closed: 18 seconds before fifteen minutes."""
+GONE = (OSError, RuntimeError)
+"""What `send` raises after a disconnect (OSError, by the ASGI spec) or after a close."""
 GRACE = 1.0
 """Seconds in which upstream may still say why it closed, after a write to it failed."""
 
@@ -31,7 +32,7 @@ async def relay_websocket(
     inbound: Inbound,
     lease: Lease,
     rules: Rules,
-    transport: httpx.AsyncBaseTransport,
+    transport: Upstream,
     receive: Receive,
     send: Send,
     run: Run,
@@ -50,6 +51,7 @@ async def relay_websocket(
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
+        lease.failed(error)
         failure = translate(error)
     response = dialling.response
     try:
@@ -72,7 +74,7 @@ class _Dialling:
     inbound: Inbound
     lease: Lease
     rules: Rules
-    transport: httpx.AsyncBaseTransport
+    transport: Upstream
     response: UpstreamResponse | None = None
     accept: Accept | None = None
     max_age: float | None = None
@@ -86,7 +88,8 @@ class _Dialling:
         while True:
             route = await self.lease.route()
             outbound = plan_handshake(self.inbound, route, self.rules, key)
-            response = self.response = await ask(self.transport, UpstreamRequest(outbound, NO_BODY))
+            response = self.response = await self.transport.send(UpstreamRequest(outbound, NO_BODY))
+            self.lease.reached()
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
                 self.accept = plan_accept(headers, key, self.inbound, route, self.rules)
@@ -142,9 +145,11 @@ async def _relay(
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
-        revoked = cancelled.args == ("revoked",)
-        upstream.close(1001 if revoked else 1012, "")
-        await _bid_farewell(send, *((4403, "revoked") if revoked else (1012, "restarting")))
+        down.task.cancel()  # first of all: nothing passes any more
+        ended = cut_short(cancelled.args[0] if cancelled.args else None)
+        code, reason = (ended.close_code, ended.code) if ended is not None else (1001, "")
+        upstream.close(code, "")
+        await _bid_farewell(send, code, reason)
         raise
     finally:
         down.task.cancel()
@@ -173,13 +178,14 @@ class _Down:
         self.task = asyncio.get_running_loop().create_task(self._pump())
 
     async def _pump(self) -> None:
-        while not isinstance(message := await self._upstream.receive(), Closed):
-            if isinstance(message, str):
-                sent = await _send(self._send, {"type": "websocket.send", "text": message})
-            else:
-                sent = await _send(self._send, {"type": "websocket.send", "bytes": message})
-            if not sent:
-                return  # the other direction is told how the visitor closed
+        try:
+            while not isinstance(message := await self._upstream.receive(), Closed):
+                if self._main.cancelling():
+                    return  # it has been decided that nothing passes any more
+                key = "text" if isinstance(message, str) else "bytes"
+                await self._send({"type": "websocket.send", key: message})
+        except GONE:
+            return  # the other direction is told how the visitor closed
         self.closing = outgoing_close(message.code, message.reason)
         self._stopped = True
         self._main.cancel()
@@ -213,9 +219,9 @@ def _size(content: str | bytes) -> int:
 
 
 async def _send(send: Send, message: Message) -> bool:
-    """Whether the visitor was still there: `send` raises OSError after a disconnect, or RuntimeError after a close."""
+    """Whether the visitor was still there."""
     try:
         await send(message)
-    except (OSError, RuntimeError):
+    except GONE:
         return False
     return True
