@@ -28,7 +28,7 @@ import preview_proxy.testing
 from docs.generate import pages
 from preview_proxy import Preview, errors
 from preview_proxy.endpoints import PREFIX
-from preview_proxy.providers import api, base, digitorn
+from preview_proxy.providers import api, base, digitorn, opencomputer_tokens
 from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.servers import listening, serving
 
@@ -39,10 +39,14 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
 ENVIRONMENT = {
     "ACORN_TOKEN": "token of a made-up provider",
+    "BL_API_KEY": "key-for-the-documentation",
+    "BL_WORKSPACE": "acme",
     "DAYTONA_API_KEY": "key-for-the-documentation",
+    "DO_NOT_TRACK": "1",
     "E2B_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_URL": "https://api.nullspace.example",
+    "OPENCOMPUTER_API_KEY": "key-for-the-documentation",
     "PREVIEW_SECRET": "secret of the documentation, 32 bytes",
     "SESSION_SECRET": "secret of the sessions",
 }
@@ -180,7 +184,7 @@ def test_every_file_named_exists(page: Path) -> None:
 @every_page
 def test_every_class_named_exists(page: Path) -> None:
     known = FOREIGN | set(dir(builtins))
-    for module in (preview_proxy, errors, api, base, digitorn, preview_proxy.testing):
+    for module in (preview_proxy, errors, api, base, digitorn, opencomputer_tokens, preview_proxy.testing):
         known |= set(dir(module))
     for block in blocks(page):
         known |= {node.name for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.ClassDef)}
@@ -369,7 +373,8 @@ async def test_the_made_up_provider_keeps_the_contract(tmp_path: Path) -> None:
     with (tmp_path / "acorn.py").open("a") as file:
         file.write("\nAcorn = ExplainingAcorn\n")
     (tmp_path / "test_acorn.py").write_text(files(page)["test_acorn.py"])
-    assert b"16 passed" in await readers_tests(tmp_path)
+    (tmp_path / "test_own.py").write_text(files(page)["test_own.py"])
+    assert b"31 passed" in await readers_tests(tmp_path)
 
 
 @pytest.mark.anyio

@@ -24,6 +24,7 @@ from preview_proxy.core.secret import Secret
 from preview_proxy.errors import (
     ConfigurationError,
     MachineUnavailable,
+    NotFound,
     PortNotAllowed,
     PreviewProxyError,
     ProviderError,
@@ -143,7 +144,10 @@ class Blaxel:
             spec["responseHeaders"] = self._response_headers
         if (domain := self._own_host(preview)) is not None:
             spec["customDomain"] = domain
-        return {"metadata": {"name": self._preview_name.replace("{port}", str(preview.port))}, "spec": spec}
+        return {"metadata": {"name": self._name(preview)}, "spec": spec}
+
+    def _name(self, preview: Preview) -> str:
+        return self._preview_name.replace("{port}", str(preview.port))
 
     def _own_host(self, preview: Preview) -> str | None:
         if self._custom_domain is None:
@@ -167,6 +171,17 @@ class Blaxel:
         )
         websocket = replace(endpoint, max_socket_age=SOCKET_AGE)
         return Target(_token_id(token, endpoint), endpoint, websocket, unix_seconds(issued.get("expiresAt")))
+
+    async def revoke(self, preview: Preview, target: Target) -> None:
+        """Delete the token of a target. One that is gone is no error; `ProviderError` says what is."""
+        failure: PreviewProxyError | None
+        try:
+            with anyio.fail_after(self._timeout):
+                failure = await self._calls.delete_token(preview.machine, self._name(preview), target.id)
+        except TimeoutError:
+            failure = timed_out(self._timeout)
+        if failure is not None and not isinstance(failure, NotFound):
+            raise failure
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
         """Whether the head bears the platform's mark."""

@@ -38,6 +38,10 @@ class Calls(Protocol):
         """A new token for the preview, until `expires_at` (Unix seconds)."""
         ...
 
+    async def delete_token(self, sandbox: str, preview: str, token: str) -> PreviewProxyError | None:
+        """Delete a token by its name; why not, if it could not be. One that is gone is `NotFound`."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -64,6 +68,11 @@ class HttpCalls:
         wanted = {"metadata": {"name": ""}, "spec": {"expiresAt": _timestamp(expires_at)}}
         return _document(await self._api.call("POST", found.tokens, wanted))
 
+    async def delete_token(self, sandbox: str, preview: str, token: str) -> PreviewProxyError | None:
+        path = f"/sandboxes/{quote(sandbox, safe='')}/previews/{preview}/tokens/{quote(token, safe='')}"
+        outcome = _document(await self._api.call("DELETE", path))
+        return outcome if isinstance(outcome, PreviewProxyError) else None
+
 
 class SdkCalls:
     """The API by the SDK's `SandboxInstance`: one call more, for the sandbox. It has no time limit of its own."""
@@ -84,6 +93,13 @@ class SdkCalls:
             token = await found.tokens.create(datetime.fromtimestamp(expires_at, UTC))
             made: Json = token.preview_token.to_dict()
             return made
+
+        return await _asked(ask())
+
+    async def delete_token(self, sandbox: str, preview: str, token: str) -> PreviewProxyError | None:
+        async def ask() -> None:
+            instance = await self._sandboxes.get(sandbox)
+            await (await instance.previews.get(preview)).tokens.delete(token)
 
         return await _asked(ask())
 

@@ -14,6 +14,8 @@ from preview_proxy.testing.nullspace import NullspaceEmulator
 from preview_proxy.testing.nullspace_state import EdgeSwitches, Grant
 from preview_proxy.testing.opencomputer import OpenComputerEmulator
 from preview_proxy.testing.provider_contract import EdgeFailure, ProviderContract
+from preview_proxy.testing.router_contract import RouterContract
+from preview_proxy.testing.session_contract import SessionContract
 
 __all__ = [
     "AetherEmulator",
@@ -34,5 +36,7 @@ __all__ = [
     "Received",
     "Request",
     "Response",
+    "RouterContract",
+    "SessionContract",
     "WebSocket",
 ]

@@ -28,6 +28,8 @@ async def through_our_provider(edge_domain: str) -> dict[str, Any]:
             await provider.resolve(Preview(machine, port))
         except PreviewProxyError as error:
             failures[f"{machine}:{port}"] = [error.code, error.detail, error.__context__ is None]
+    second = await provider.resolve(Preview("my-sandbox", 3000))
+    await provider.revoke(Preview("my-sandbox", 3000), second)
     await provider.aclose()
     return {
         "id": target.id,

@@ -155,7 +155,7 @@ def every_log() -> Iterator[io.StringIO]:
 
 
 @asynccontextmanager
-async def gateway() -> AsyncIterator[tuple[AetherEmulator, DevServer, Front]]:
+async def gateway(**options: Any) -> AsyncIterator[tuple[AetherEmulator, DevServer, Front]]:
     """A visitor of an app whose answers say where it is served, in every place there is."""
     async with DevServer() as dev, AetherEmulator() as aether:
         host = f"3000-abc12345-{TOKEN}.{aether.edge_domain}:{aether.edge_port}"
@@ -178,12 +178,14 @@ async def gateway() -> AsyncIterator[tuple[AetherEmulator, DevServer, Front]]:
 
         aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)
         aether_provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
-        async with front(aether_provider, PREVIEW) as visitor:
+        async with front(aether_provider, PREVIEW, **options) as visitor:
             yield aether, dev, visitor
 
 
-async def test_a_page_and_a_socket_go_through_and_the_app_sees_localhost() -> None:
-    async with gateway() as (aether, dev, visitor):
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_a_page_and_a_socket_go_through_and_the_app_sees_localhost(foreign: bool) -> None:
+    transport = httpx.AsyncHTTPTransport(trust_env=False) if foreign else None
+    async with gateway(transport=transport) as (aether, dev, visitor):
         answer = await visitor.get()
         assert answer.status == 200
         assert answer.values(b"access-control-allow-origin") == [b"*"]  # the gateway's

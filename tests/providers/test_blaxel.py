@@ -4,10 +4,11 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
-from preview_proxy.core.models import Preview
+from preview_proxy.core.models import Preview, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, MachineUnavailable, NotFound, PortNotAllowed, ProviderError
 from preview_proxy.providers.blaxel import Blaxel
@@ -170,6 +171,26 @@ async def test_a_preview_that_another_worker_creates_meanwhile_is_used(blaxel: B
     assert await made.resolve(PREVIEW)
     assert [method for method, _ in calls(blaxel)] == ["GET", "POST", "GET", "POST"]
     await made.aclose()
+
+
+async def test_a_target_is_taken_back_by_deleting_its_token(blaxel: BlaxelEmulator, provider: Make) -> None:
+    made = provider()
+    target, other = await made.resolve(PREVIEW), await made.resolve(PREVIEW)
+    await made.revoke(PREVIEW, target)
+    await made.revoke(PREVIEW, target)
+    assert list(blaxel.previews[0].tokens) == [other.id]
+    with pytest.raises(ProviderError, match="provider_refused"):
+        await provider(api_key=API_KEY).revoke(PREVIEW, other)
+
+
+async def test_taking_back_is_given_up_in_time() -> None:
+    async def never(request: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    made = Blaxel(API_KEY, workspace="acme", transport=httpx.MockTransport(never), timeout=0.02)
+    with pytest.raises(ProviderError, match="provider_timeout"):
+        await made.revoke(PREVIEW, Target("token-1", None, None))
 
 
 def answers(*documents: object) -> httpx.MockTransport:
