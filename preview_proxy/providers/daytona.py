@@ -142,7 +142,7 @@ class Daytona:
         await self._calls.aclose()
 
     def __repr__(self) -> str:
-        return f"Daytona({str(self._calls)!r})"
+        return f"Daytona({self._calls})"
 
 
 class _HttpCalls:
@@ -174,7 +174,7 @@ class _HttpCalls:
         return json_answer(await self._api.call(method, f"/sandbox/{quote(preview.machine, safe='')}{path}"))
 
     def __str__(self) -> str:
-        return str(self._api.origin)
+        return repr(str(self._api.origin))
 
 
 class _SdkCalls:
@@ -207,4 +207,4 @@ class _SdkCalls:
         """Nothing: the client belongs to whoever made it."""
 
     def __str__(self) -> str:
-        return "the SDK's client"
+        return "<client>"

@@ -176,6 +176,19 @@ async def test_waking_starts_a_sandbox_and_waits_until_it_runs(monkeypatch: pyte
                 await waking.wake(Preview("gone", 3000))
 
 
+async def test_a_sandbox_that_is_deleted_while_it_starts_is_not_found() -> None:
+    gone = {"statusCode": 404, "message": "Sandbox not found"}
+    far = httpx.MockTransport(
+        lambda request: httpx.Response(200, json={}) if request.method == "POST" else httpx.Response(404, json=gone)
+    )
+    with anyio.fail_after(5), pytest.raises(NotFound):
+        await Daytona("key-0123456789", transport=far).wake(PREVIEW)
+
+
+def test_its_textual_form_is_the_apis_address() -> None:
+    assert repr(Daytona("key-0123456789")) == "Daytona('https://app.daytona.io')"
+
+
 # --- the edge ---
 
 

@@ -91,6 +91,19 @@ async def test_an_api_that_is_gone_is_a_provider_error(daytona: DaytonaEmulator)
     await client.close()  # type: ignore[no-untyped-call]
 
 
+async def test_an_sdk_that_hangs_is_given_up_in_time(
+    client: AsyncDaytona, daytona: DaytonaEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "get", lambda sandbox: anyio.sleep_forever())
+    with anyio.fail_after(5), pytest.raises(ProviderError) as caught:
+        await provider(client, daytona, timeout=0.05).resolve(PREVIEW)
+    assert caught.value.code == "provider_timeout"
+
+
+async def test_its_textual_form_says_that_a_client_is_used(client: AsyncDaytona, daytona: DaytonaEmulator) -> None:
+    assert repr(provider(client, daytona)) == "Daytona(<client>)"
+
+
 def test_the_sdk_is_not_imported_unless_a_client_is_given() -> None:
     code = "import sys, preview_proxy.providers.daytona; sys.exit('daytona' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0

@@ -240,6 +240,12 @@ def test_a_template_needs_the_port_alone(clock: Clock, template: str) -> None:
         DigitornHosts(digitorn(clock), template)
 
 
+def test_textual_forms(clock: Clock) -> None:
+    registry = digitorn(clock)
+    assert repr(registry) == "Digitorn(range(4000, 4100))"
+    assert repr(DigitornHosts(registry, "preview-{port}.preview.acme.dev")).startswith("DigitornHosts(HostPattern(")
+
+
 # --- through the proxy ---
 
 
