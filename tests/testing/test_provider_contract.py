@@ -146,6 +146,11 @@ class UpperCase(Changed):
         return replace(target, http=replace(endpoint, credentials=((b"X-Token", Secret(TOKEN)),)))
 
 
+class LosesTheMarker(Changed):
+    def change(self, target: Target, endpoint: Endpoint) -> Target:
+        return replace(target, http=replace(endpoint, marker=b""))
+
+
 class LongId(Changed):
     def change(self, target: Target, endpoint: Endpoint) -> Target:
         return replace(target, id="x" * 129)
@@ -280,6 +285,7 @@ BREACHES: list[tuple[Callable[..., Provider], str]] = [
     (LongId, "test_a_preview_resolves_to_a_target_that_requests_can_use"),
     (NoTime, "test_a_preview_resolves_to_a_target_that_requests_can_use"),
     (Expired, "test_a_preview_resolves_to_a_target_that_requests_can_use"),
+    (LosesTheMarker, "test_the_address_is_kept_as_the_api_says_it"),
     (MovesWithTheGeneration, "test_a_new_generation_of_the_public_host_is_the_same_machine"),
     (UnknownIsAFailure, "test_an_unknown_machine_is_not_found"),
     (AsksAboutClosedPorts, "test_a_closed_port_is_refused_without_asking"),
