@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from websockets import Origin
 from websockets.asyncio.client import connect
 
-from preview_proxy import Blaxel, Nullspace, OpenComputer, Provider
+from preview_proxy import Blaxel, OpenComputer, Provider
+from preview_proxy.providers.opencomputer_tokens import PreviewTokens
 from preview_proxy.testing import BlaxelEmulator, DevServer, NullspaceEmulator, OpenComputerEmulator
 from preview_proxy.testing.emulator import Emulator
-from tests.world import MACHINE, World, world
+from tests.world import MACHINE, World, nullspace_provider, world
 
 
 @dataclass
@@ -46,40 +47,45 @@ def age(w: World, seconds: float = 31) -> None:
 @asynccontextmanager
 async def nullspace() -> AsyncIterator[Vendor]:
     async with NullspaceEmulator() as emulator:
-        provider = Nullspace(
-            emulator.api_key,
-            base_url=emulator.api_url,
-            domains=[emulator.edge_domain],
-            allow_insecure_loopback=True,
-        )
-        yield Vendor(provider, emulator, lambda ports: emulator.add_machine(MACHINE, ports))
+        yield Vendor(nullspace_provider(emulator), emulator, lambda ports: emulator.add_machine(MACHINE, ports))
+
+
+def blaxel_provider(emulator: BlaxelEmulator, **options: Any) -> Blaxel:
+    settings: dict[str, Any] = {
+        "api_key": emulator.api_key,
+        "workspace": emulator.workspace,
+        "base_url": f"{emulator.api_url}/v0",
+        "domains": [emulator.edge_domain],
+        "allow_insecure_loopback": True,
+    }
+    return Blaxel(**settings | options)
 
 
 @asynccontextmanager
 async def blaxel() -> AsyncIterator[Vendor]:
     async with BlaxelEmulator() as emulator:
-        provider = Blaxel(
-            emulator.api_key,
-            workspace=emulator.workspace,
-            base_url=f"{emulator.api_url}/v0",
-            domains=[emulator.edge_domain],
-            allow_insecure_loopback=True,
-        )
+        provider = blaxel_provider(emulator)
         yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+
+
+def opencomputer_provider(
+    emulator: OpenComputerEmulator, tokens: MutableMapping[str, str] | PreviewTokens, **options: Any
+) -> OpenComputer:
+    settings: dict[str, Any] = {
+        "token_reaches_sandbox": True,
+        "api_key": emulator.api_key,
+        "base_url": emulator.api_url,
+        "edge_url": emulator.edge_url,
+        "allow_insecure_loopback": True,
+    }
+    return OpenComputer(tokens, **settings | options)
 
 
 @asynccontextmanager
 async def opencomputer() -> AsyncIterator[Vendor]:
     async with OpenComputerEmulator() as emulator:
         tokens: dict[str, str] = {}
-        provider = OpenComputer(
-            tokens,
-            token_reaches_sandbox=True,
-            api_key=emulator.api_key,
-            base_url=emulator.api_url,
-            edge_url=emulator.edge_url,
-            allow_insecure_loopback=True,
-        )
+        provider = opencomputer_provider(emulator, tokens)
 
         def serve(ports: dict[int, int | DevServer]) -> None:
             tokens[MACHINE] = emulator.add_sandbox(MACHINE, ports)
