@@ -234,6 +234,22 @@ async def test_a_token_read_while_a_rotation_began_is_read_again() -> None:
     assert found == [True]
 
 
+async def test_a_rotation_that_is_cancelled_under_way_keeps_its_token(
+    emulator: OpenComputerEmulator, tokens: dict[str, str]
+) -> None:
+    gate = Gated()
+    made = opencomputer_provider(emulator, tokens, transport=gate)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(made.rotate, SANDBOX)
+            await gate.begun.wait()
+            group.cancel_scope.cancel()
+            gate.go_on.set()
+    target = await made.resolve(PREVIEW)
+    assert target.http is not None and emulator.admits(SANDBOX, target.http.credentials[0][1].reveal())
+    await made.aclose()
+
+
 async def test_a_new_token_that_cannot_be_kept_serves_here_and_is_told(emulator: OpenComputerEmulator) -> None:
     table = Table(emulator.add_sandbox(SANDBOX, {}))
     table.broken = True

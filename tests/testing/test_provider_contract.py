@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import anyio
@@ -111,6 +111,14 @@ class Changed(Wrapped):
         return changed
 
 
+def broken(endpoint: Endpoint, **changes: object) -> Endpoint:
+    """A copy with changes, whatever `Endpoint` itself would say to them."""
+    made = object.__new__(Endpoint)
+    for name in (each.name for each in fields(Endpoint)):
+        object.__setattr__(made, name, changes.get(name, getattr(endpoint, name)))
+    return made
+
+
 class NoEndpoint(Changed):
     def change(self, target: Target, endpoint: Endpoint) -> Target:
         return replace(target, http=None, websocket=None)
@@ -123,7 +131,7 @@ class NoTarget(Changed):
 
 class Insecure(Changed):
     def change(self, target: Target, endpoint: Endpoint) -> Target:
-        return replace(target, http=replace(endpoint, origin=replace(endpoint.origin, scheme="http")))
+        return replace(target, http=broken(endpoint, origin=replace(endpoint.origin, scheme="http")))
 
 
 class TokenInUrl(Changed):
@@ -138,7 +146,7 @@ class TokenInId(Changed):
 
 class TwoCredentials(Changed):
     def change(self, target: Target, endpoint: Endpoint) -> Target:
-        return replace(target, http=replace(endpoint, credentials=endpoint.credentials * 2))
+        return replace(target, http=broken(endpoint, credentials=endpoint.credentials * 2))
 
 
 class UpperCase(Changed):
