@@ -374,7 +374,7 @@ async def test_the_made_up_provider_keeps_the_contract(tmp_path: Path) -> None:
         file.write("\nAcorn = ExplainingAcorn\n")
     (tmp_path / "test_acorn.py").write_text(files(page)["test_acorn.py"])
     (tmp_path / "test_own.py").write_text(files(page)["test_own.py"])
-    assert b"31 passed" in await readers_tests(tmp_path)
+    assert b"32 passed" in await readers_tests(tmp_path)
 
 
 @pytest.mark.anyio

@@ -49,6 +49,24 @@ async def test_an_app_that_repeats_its_headers_tells_the_visitor_no_token(provid
         assert [name for name, _ in answer.headers if b"-token" in name] == []
 
 
+@every_vendor
+async def test_the_apps_own_authorization_passes_and_is_not_taken_for_the_providers(provider: str) -> None:
+    async with vendor_world(provider) as (w, _):
+        answer = await w.get("/", headers={"Authorization": "Bearer of-the-app"})
+        assert answer.status == 200
+        assert w.dev.received[0].values(b"authorization") == [b"Bearer of-the-app"]
+
+
+@every_vendor
+async def test_a_visitor_cannot_send_a_credential_of_the_providers(provider: str) -> None:
+    forged = {"X-Nullspace-Preview-Proxy-Token": "f", "X-Blaxel-Preview-Token": "f", "X-OC-Preview-Token": "f"}
+    query = "bl_preview_token=f&edge_token=f&a=1"
+    async with vendor_world(provider) as (w, vendor):
+        assert (await w.get(f"/?{query}", headers=forged)).status == 200
+        [request] = vendor.emulator.edge_requests
+        assert b"f" not in [value for _, value in request.headers] and b"=f" not in request.target
+
+
 # --- Blaxel ---
 
 

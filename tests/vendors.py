@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from websockets import Origin
 from websockets.asyncio.client import connect
 
-from preview_proxy import E2B, Aether, Blaxel, Daytona, Nullspace, OpenComputer, Provider
+from preview_proxy import E2B, Aether, Blaxel, Daytona, OpenComputer, Provider
+from preview_proxy.providers.opencomputer_tokens import PreviewTokens
 from preview_proxy.testing import (
     AetherEmulator,
     BlaxelEmulator,
@@ -22,7 +23,7 @@ from preview_proxy.testing import (
     OpenComputerEmulator,
 )
 from preview_proxy.testing.emulator import EdgeEmulator
-from tests.world import MACHINE, World, world
+from tests.world import MACHINE, World, nullspace_provider, world
 
 
 @dataclass
@@ -54,40 +55,45 @@ def age(w: World, seconds: float = 31) -> None:
 @asynccontextmanager
 async def nullspace() -> AsyncIterator[Vendor]:
     async with NullspaceEmulator() as emulator:
-        provider = Nullspace(
-            emulator.api_key,
-            base_url=emulator.api_url,
-            domains=[emulator.edge_domain],
-            allow_insecure_loopback=True,
-        )
-        yield Vendor(provider, emulator, lambda ports: emulator.add_machine(MACHINE, ports))
+        yield Vendor(nullspace_provider(emulator), emulator, lambda ports: emulator.add_machine(MACHINE, ports))
+
+
+def blaxel_provider(emulator: BlaxelEmulator, **options: Any) -> Blaxel:
+    settings: dict[str, Any] = {
+        "api_key": emulator.api_key,
+        "workspace": emulator.workspace,
+        "base_url": f"{emulator.api_url}/v0",
+        "domains": [emulator.edge_domain],
+        "allow_insecure_loopback": True,
+    }
+    return Blaxel(**settings | options)
 
 
 @asynccontextmanager
 async def blaxel() -> AsyncIterator[Vendor]:
     async with BlaxelEmulator() as emulator:
-        provider = Blaxel(
-            emulator.api_key,
-            workspace=emulator.workspace,
-            base_url=f"{emulator.api_url}/v0",
-            domains=[emulator.edge_domain],
-            allow_insecure_loopback=True,
-        )
+        provider = blaxel_provider(emulator)
         yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+
+
+def opencomputer_provider(
+    emulator: OpenComputerEmulator, tokens: MutableMapping[str, str] | PreviewTokens, **options: Any
+) -> OpenComputer:
+    settings: dict[str, Any] = {
+        "token_reaches_sandbox": True,
+        "api_key": emulator.api_key,
+        "base_url": emulator.api_url,
+        "edge_url": emulator.edge_url,
+        "allow_insecure_loopback": True,
+    }
+    return OpenComputer(tokens, **settings | options)
 
 
 @asynccontextmanager
 async def opencomputer() -> AsyncIterator[Vendor]:
     async with OpenComputerEmulator() as emulator:
         tokens: dict[str, str] = {}
-        provider = OpenComputer(
-            tokens,
-            token_reaches_sandbox=True,
-            api_key=emulator.api_key,
-            base_url=emulator.api_url,
-            edge_url=emulator.edge_url,
-            allow_insecure_loopback=True,
-        )
+        provider = opencomputer_provider(emulator, tokens)
 
         def serve(ports: dict[int, int | DevServer]) -> None:
             tokens[MACHINE] = emulator.add_sandbox(MACHINE, ports)
@@ -95,33 +101,46 @@ async def opencomputer() -> AsyncIterator[Vendor]:
         yield Vendor(provider, emulator, serve)
 
 
+def aether_provider(emulator: AetherEmulator, tokens: Mapping[str, str]) -> Aether:
+    return Aether(tokens, edge_url=emulator.edge_url, allow_insecure_loopback=True)
+
+
 @asynccontextmanager
 async def aether() -> AsyncIterator[Vendor]:
     token = "0123456789abcdef"
     async with AetherEmulator() as emulator:
-        provider = Aether({MACHINE: token}, edge_url=emulator.edge_url, allow_insecure_loopback=True)
+        provider = aether_provider(emulator, {MACHINE: token})
         yield Vendor(provider, emulator, lambda ports: emulator.add_workspace(MACHINE, ports, token=token))
+
+
+def daytona_provider(emulator: DaytonaEmulator, **options: Any) -> Daytona:
+    settings: dict[str, Any] = {
+        "base_url": emulator.api_url,
+        "domains": [emulator.edge_domain],
+        "allow_insecure_loopback": True,
+    }
+    return Daytona(emulator.api_key, **settings | options)
 
 
 @asynccontextmanager
 async def daytona() -> AsyncIterator[Vendor]:
     async with DaytonaEmulator() as emulator:
-        provider = Daytona(
-            emulator.api_key,
-            base_url=emulator.api_url,
-            domains=[emulator.edge_domain],
-            allow_insecure_loopback=True,
-        )
-        yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+        yield Vendor(daytona_provider(emulator), emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+
+
+def e2b_provider(emulator: E2BEmulator, **options: Any) -> E2B:
+    settings: dict[str, Any] = {
+        "base_url": emulator.api_url,
+        "edge_url": emulator.edge_url,
+        "allow_insecure_loopback": True,
+    }
+    return E2B(emulator.api_key, **settings | options)
 
 
 @asynccontextmanager
 async def e2b() -> AsyncIterator[Vendor]:
     async with E2BEmulator() as emulator:
-        provider = E2B(
-            emulator.api_key, base_url=emulator.api_url, edge_url=emulator.edge_url, allow_insecure_loopback=True
-        )
-        yield Vendor(provider, emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
+        yield Vendor(e2b_provider(emulator), emulator, lambda ports: emulator.add_sandbox(MACHINE, ports))
 
 
 VENDORS: dict[str, Callable[[], AbstractAsyncContextManager[Vendor]]] = {

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 
-from preview_proxy.errors import NotFound, PreviewProxyError, ProviderError
+from preview_proxy.errors import PreviewProxyError, ProviderError
 from preview_proxy.providers.api import ApiAnswer, JsonApi, status_error
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ def _document(answer: ApiAnswer | ProviderError) -> Json | PreviewProxyError:
     if isinstance(answer, ProviderError):
         return answer
     if not answer.ok:
-        error = status_error(answer.status, answer.headers)
-        return NotFound("machine_not_found", detail="no such sandbox") if answer.status == 404 else error
+        return status_error(answer.status, answer.headers)
     if not isinstance(answer.document, dict):
         return ProviderError(detail="the API's answer is not a small JSON object")
     return answer.document

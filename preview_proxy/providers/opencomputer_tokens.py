@@ -68,7 +68,8 @@ class Rotation:
     ) -> PreviewProxyError | None:
         """Replace the token by what `issue` returns, or say why not. Raises what `PreviewTokens.set` raises.
 
-        A new token that could not be kept serves in this process, for nobody tells it again.
+        `issue` bounds its own time, and cannot be cancelled. A new token that could not be kept serves in this process,
+        for nobody tells it again.
         """
         while (rotating := self._rotating.get(sandbox)) is not None:
             await rotating.wait()
@@ -77,7 +78,8 @@ class Rotation:
         try:
             for forget in self.forget:
                 forget(sandbox)
-            issued = await issue()
+            with anyio.CancelScope(shield=True):  # an answer that nobody reads is a token that nobody has
+                issued = await issue()
             if isinstance(issued, PreviewProxyError):
                 return issued
             self._unkept[sandbox] = issued

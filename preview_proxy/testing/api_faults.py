@@ -10,6 +10,7 @@ import anyio
 import httpx
 
 from preview_proxy.core.models import RawHeaders
+from preview_proxy.providers.answers import json_document
 
 T = TypeVar("T")
 
@@ -193,25 +194,38 @@ _ODD: tuple[object, ...] = (
 
 def mutations(body: bytes) -> Iterator[tuple[str, bytes]]:
     """JSON answers with one field gone or of another value, at every place; nothing for other bodies."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return
+    document = json_document(body)
     for path in list(_paths(document)):
         yield f"{path} gone", json.dumps(_without(document, path)).encode()
         for value in _ODD:
             yield f"{path} = {str(value)[:40]!r}", json.dumps(_with(document, path, value)).encode()
 
 
+def strings(body: bytes) -> Iterator[str]:
+    """Every string in a JSON answer; nothing for other bodies."""
+    document = json_document(body)
+    for path in _paths(document):
+        if isinstance(found := _at(document, path), str):
+            yield found
+
+
 Path = tuple[str | int, ...]
 
 
 def _paths(document: Any, path: Path = ()) -> Iterator[Path]:
-    items = document.items() if isinstance(document, dict) else enumerate(document)
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else [])
+    )
     for key, value in items:
         yield (*path, key)
         if isinstance(value, dict | list):
             yield from _paths(value, (*path, key))
+
+
+def _at(document: Any, path: Path) -> Any:
+    for key in path:
+        document = document[key]
+    return document
 
 
 def _with(document: Any, path: Path, value: object) -> Any:

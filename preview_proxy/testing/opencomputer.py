@@ -105,6 +105,10 @@ class OpenComputerEmulator(Emulator):
         self._state.sandboxes[sandbox_id] = OpenSandbox(sandbox_id, dict(ports), sha256(token.encode()).digest())
         return token
 
+    def admits(self, sandbox_id: str, token: bytes) -> bool:
+        """Whether a token is the sandbox's present one."""
+        return self._state.sandboxes[sandbox_id].admits(token)
+
     def serve_new_sandboxes(self, ports: Mapping[int, int | DevServer]) -> None:
         """Have the `ports` of every sandbox that the API creates served by dev servers or loopback ports."""
         self._state.defaults = dict(ports)

@@ -16,26 +16,24 @@ one fault at a time in each of them.
 
 from __future__ import annotations
 
-import logging
 import math
-import pickle
 import time
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import anyio
 import httpx
 
-from preview_proxy import Endpoint, Preview, PreviewProxyError, Provider, Secret, Target
+from preview_proxy import Endpoint, Preview, PreviewProxyError, Provider, Target
 from preview_proxy.core.cookies import is_token
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import NotFound, PortNotAllowed, ProviderError
 from preview_proxy.providers.base import SupportsExplainError
-from preview_proxy.testing.api_faults import FAULTS, Wire, mutations, other_body
+from preview_proxy.testing.api_faults import FAULTS, Wire, mutations, other_body, strings
+from preview_proxy.testing.telling import assert_told_nothing, censored, logged, occurring, pickled, shown
 
 DEADLINE = 10.0
 """Seconds for anything that must not hang."""
@@ -122,6 +120,16 @@ class ProviderContract(ABC):
             first = await provider.resolve(self.preview)
             second = await provider.resolve(replace(self.preview, generation=self.preview.generation + 1))
         assert [endpoint.origin for endpoint in endpoints(first)] == [endpoint.origin for endpoint in endpoints(second)]
+
+    async def test_the_address_is_kept_as_the_api_says_it(self) -> None:
+        async with self._running() as (provider, wire):
+            target = await wire.record(provider.resolve(self.preview))
+            said = [text for answer in wire.tape for text in strings(answer.body) if "://" in text]
+        for endpoint in endpoints(target):
+            urls = [plain(url) for url in said if endpoint.origin.host in url.lower()]
+            query = f"?{endpoint.marker.decode()}" if endpoint.marker else ""
+            kept = plain(f"{endpoint.origin}{endpoint.base_path.decode()}{query}")
+            assert not urls or kept in urls, f"{kept} is none of what the API said: {urls}"
 
     async def test_several_may_ask_at_once(self) -> None:
         found: list[Target] = []
@@ -321,66 +329,8 @@ def assert_sound(target: Target) -> None:
     assert target.expires_at is None or math.isfinite(target.expires_at), "expires_at is no time"
 
 
-def assert_told_nothing(error: PreviewProxyError, secrets: Collection[str]) -> None:
-    """No secret is in the exception, nor in what an error page with local variables would show of it."""
-    assert error.__context__ is None and error.__cause__ is None, (
-        "another exception, with its frames, is in the context"
-    )
-    frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack
-    texts = [str(error), error.detail, *(str(frame.locals) for frame in frames if frame.filename != __file__)]
-    for text in texts:
-        assert not occurring(secrets, text), f"a secret is in {censored(text, secrets)}"
-
-
-def occurring(secrets: Collection[str], text: str) -> bool:
-    return any(secret in text for secret in secrets)
-
-
-def censored(text: str, secrets: Collection[str]) -> str:
-    """Some of the text around each secret, for the message of a failure."""
-    for secret in secrets:
-        text = text.replace(secret, "<SECRET>")
-    at = text.find("<SECRET>")
-    return text[max(0, at - 200) : at + 200]
-
-
-def shown(thing: object, depth: int = 3) -> Iterator[str]:
-    """The textual forms of an object and of its attributes, some levels deep."""
-    yield repr(thing)
-    yield str(thing)
-    if depth and not isinstance(thing, Wire | Secret | logging.Logger):
-        slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
-        values = {**getattr(thing, "__dict__", {}), **{name: getattr(thing, name, None) for name in slots}}
-        for value in values.values():
-            yield from shown(value, depth - 1)
-
-
-def pickled(thing: object) -> str:
-    """What pickling makes of it, if it lets itself be pickled at all."""
-    try:
-        return pickle.dumps(thing).decode("latin-1")
-    except Exception:
-        return ""
-
-
-class _Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{record.getMessage()} {record.__dict__}")
-
-
-@contextmanager
-def logged() -> Iterator[list[str]]:
-    """Every line that reaches the root logger meanwhile, at whatever level."""
-    root, handler = logging.getLogger(), _Lines()
-    before = root.level
-    root.setLevel(1)
-    root.addHandler(handler)
-    try:
-        yield handler.lines
-    finally:
-        root.setLevel(before)
-        root.removeHandler(handler)
+def plain(url: str) -> str:
+    """A URL without what `endpoint_from_url` may change: a WebSocket's scheme, and a slash at the path's end."""
+    scheme, _, rest = url.partition("://")
+    before, question, query = rest.partition("?")
+    return scheme.replace("ws", "http") + "://" + before.removesuffix("/") + question + query

@@ -23,7 +23,12 @@ def acorn_api(request: httpx.Request) -> httpx.Response:
     if request.url.path != "/machines/mch_1/ports/3000/share":
         return httpx.Response(404)
     assert request.headers["authorization"] == f"Bearer {API_KEY}"
-    shared = {"id": "s1", "url": "https://s1.acorn.example/", "token": "acorn-token-canary", "expires_at": 4e9}
+    shared = {
+        "id": "s1",
+        "url": "https://s1.acorn.example/base/?via=proxy",
+        "token": "acorn-token-canary",
+        "expires_at": 4e9,
+    }
     return httpx.Response(201, json=shared)
 
 

@@ -21,6 +21,7 @@ from preview_proxy.testing import AetherEmulator, DevServer, EdgeFailure, Provid
 from preview_proxy.testing.aether import ROUTING_CACHE
 from tests.front import Front, front
 from tests.transports.test_relay_websocket import dial
+from tests.vendors import aether_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -177,8 +178,7 @@ async def gateway(**options: Any) -> AsyncIterator[tuple[AetherEmulator, DevServ
             await response.send(500, [("Content-Type", "text/plain")], f"no route to {host}".encode())
 
         aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)
-        aether_provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
-        async with front(aether_provider, PREVIEW, **options) as visitor:
+        async with front(aether_provider(aether, {PROJECT: TOKEN}), PREVIEW, **options) as visitor:
             yield aether, dev, visitor
 
 
@@ -224,7 +224,7 @@ async def test_h14_the_address_reaches_no_browser_and_no_log() -> None:
 async def test_h14_each_failure_of_the_gateway_is_told_without_its_host(case: str, status: int, code: str) -> None:
     with every_log() as log:
         async with AetherEmulator() as aether:
-            provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
+            provider = aether_provider(aether, {PROJECT: TOKEN})
             if case != "gone":
                 aether.add_workspace(PROJECT, {}, token=TOKEN if case != "token" else "another0123456").running = (
                     case != "stopped"
@@ -245,7 +245,7 @@ async def test_a_token_that_was_replaced_is_used_within_a_minute() -> None:
     async with DevServer() as dev, AetherEmulator() as aether:
         tokens = {PROJECT: TOKEN}
         aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)
-        provider = Aether(tokens, edge_url=aether.edge_url, allow_insecure_loopback=True)
+        provider = aether_provider(aether, tokens)
         async with front(provider, PREVIEW) as visitor:
             assert await visitor.code() == (200, "")
             tokens[PROJECT] = aether.workspaces["abc12345"].token = "replacement0123"
@@ -258,7 +258,7 @@ async def test_a_project_made_anew_is_seen_once_the_gateway_has_forgotten_the_ol
     async with DevServer() as dev, AetherEmulator() as aether:
         aether.clock = lambda: now
         aether.add_workspace(PROJECT, {}, token=TOKEN)
-        provider = Aether({PROJECT: TOKEN}, edge_url=aether.edge_url, allow_insecure_loopback=True)
+        provider = aether_provider(aether, {PROJECT: TOKEN})
         async with front(provider, PREVIEW) as visitor:
             assert await visitor.code() == (503, "preview_service_not_ready")
             aether.add_workspace(PROJECT, {3000: dev}, token=TOKEN)

@@ -13,6 +13,7 @@ from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, MachineUnavailable, NotFound, PortNotAllowed, ProviderError
 from preview_proxy.providers.blaxel import Blaxel
 from preview_proxy.testing import BlaxelEmulator
+from tests.vendors import blaxel_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -38,14 +39,7 @@ async def provider(blaxel: BlaxelEmulator) -> AsyncIterator[Make]:
     made: list[Blaxel] = []
 
     def make(**options: Any) -> Blaxel:
-        settings: dict[str, Any] = {
-            "api_key": blaxel.api_key,
-            "workspace": blaxel.workspace,
-            "base_url": f"{blaxel.api_url}/v0",
-            "domains": [blaxel.edge_domain],
-            "allow_insecure_loopback": True,
-        }
-        made.append(Blaxel(**settings | options))
+        made.append(blaxel_provider(blaxel, **options))
         return made[-1]
 
     yield make

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from preview_proxy import Blaxel, Nullspace, OpenComputer, Preview, Provider, Static
+from preview_proxy import Nullspace, Preview, Provider, Static
 from preview_proxy.providers import blaxel_errors, nullspace_errors, opencomputer_errors
 from preview_proxy.providers.static import fixed_target
 from preview_proxy.testing import BlaxelEmulator, EdgeFailure, NullspaceEmulator, OpenComputerEmulator, ProviderContract
 from preview_proxy.testing.opencomputer_state import EDGE_REFUSALS
+from tests.vendors import blaxel_provider, opencomputer_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -69,15 +70,7 @@ class TestBlaxel(ProviderContract):
         async with BlaxelEmulator() as blaxel:
             blaxel.add_sandbox(self.preview.machine, {3000: 9})
             self.secrets = [blaxel.api_key]
-            yield Blaxel(
-                blaxel.api_key,
-                workspace=blaxel.workspace,
-                base_url=f"{blaxel.api_url}/v0",
-                domains=[blaxel.edge_domain],
-                allow_insecure_loopback=True,
-                transport=transport,
-                timeout=timeout,
-            )
+            yield blaxel_provider(blaxel, transport=transport, timeout=timeout)
 
 
 class TestOpenComputer(ProviderContract):
@@ -93,13 +86,4 @@ class TestOpenComputer(ProviderContract):
         async with OpenComputerEmulator() as opencomputer:
             tokens = {self.preview.machine: opencomputer.add_sandbox(self.preview.machine, {3000: 9})}
             self.secrets = [opencomputer.api_key, *tokens.values()]
-            yield OpenComputer(
-                tokens,
-                token_reaches_sandbox=True,
-                api_key=opencomputer.api_key,
-                edge_url=opencomputer.edge_url,
-                base_url=opencomputer.api_url,
-                allow_insecure_loopback=True,
-                transport=transport,
-                timeout=timeout,
-            )
+            yield opencomputer_provider(opencomputer, tokens, transport=transport, timeout=timeout)

@@ -21,6 +21,7 @@ from preview_proxy.providers.daytona_errors import EDGE_ERRORS
 from preview_proxy.testing import DaytonaEmulator, DevServer, EdgeFailure, ProviderContract
 from tests.front import NAVIGATION, front
 from tests.transports.test_relay_websocket import dial
+from tests.vendors import daytona_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -29,16 +30,6 @@ PREVIEW = Preview(SANDBOX, 3000)
 DOMAIN = "daytona.localhost"
 JSON: RawHeaders = ((b"content-type", b"application/json"),)
 SILENCE: RawHeaders = ((b"content-length", b"0"),)
-
-
-def provider(daytona: DaytonaEmulator, **options: Any) -> Daytona:
-    return Daytona(
-        daytona.api_key,
-        base_url=daytona.api_url,
-        domains=[daytona.edge_domain],
-        allow_insecure_loopback=True,
-        **options,
-    )
 
 
 def edge_says(status: int, code: str, **changes: Any) -> bytes:
@@ -101,7 +92,7 @@ class TestDaytona(ProviderContract):
         async with DaytonaEmulator() as daytona:
             daytona.add_sandbox(SANDBOX, {3000: 9})
             self.secrets = [daytona.api_key]
-            yield provider(daytona, transport=transport, timeout=timeout)
+            yield daytona_provider(daytona, transport=transport, timeout=timeout)
 
 
 # --- the API ---
@@ -110,7 +101,7 @@ class TestDaytona(ProviderContract):
 async def test_a_target_has_the_token_and_tells_the_edge_what_to_leave_out() -> None:
     async with DaytonaEmulator() as daytona:
         sandbox = daytona.add_sandbox(SANDBOX, {3000: 9})
-        async with aclosing(provider(daytona)) as asking:
+        async with aclosing(daytona_provider(daytona)) as asking:
             target = await asking.resolve(PREVIEW)
         origin = Origin("http", f"3000-{SANDBOX}.{DOMAIN}", daytona.edge_port)
         credential = (b"x-daytona-preview-token", Secret(sandbox.token))
@@ -160,7 +151,7 @@ async def test_waking_starts_a_sandbox_and_waits_until_it_runs(monkeypatch: pyte
     async with DaytonaEmulator() as daytona:
         sandbox = daytona.add_sandbox(SANDBOX, {3000: 9}, state="stopped")
         before = sandbox.token
-        async with aclosing(provider(daytona)) as waking:
+        async with aclosing(daytona_provider(daytona)) as waking:
             await waking.wake(PREVIEW)
             assert (sandbox.state, sandbox.token == before) == ("started", False)
             await waking.wake(PREVIEW)  # it runs already
@@ -231,7 +222,7 @@ async def test_the_platforms_own_ports_are_never_shown(port: int) -> None:
 async def test_a_page_and_a_socket_go_through_and_the_token_does_not() -> None:
     async with DevServer() as dev, DaytonaEmulator() as daytona:
         sandbox = daytona.add_sandbox(SANDBOX, {3000: dev})
-        async with front(provider(daytona), PREVIEW) as visitor:
+        async with front(daytona_provider(daytona), PREVIEW) as visitor:
             answer = await visitor.get(headers={**NAVIGATION, "x-daytona-preview-token": "spoofed-0123"})
             assert answer.status == 200
             assert not answer.values(b"access-control-allow-origin")
@@ -250,7 +241,7 @@ async def test_a_page_and_a_socket_go_through_and_the_token_does_not() -> None:
 async def test_a_restart_is_one_mint_and_the_visitor_notices_nothing(login: bool) -> None:
     async with DevServer() as dev, DaytonaEmulator(login=login) as daytona:
         daytona.add_sandbox(SANDBOX, {3000: dev})
-        async with front(provider(daytona), PREVIEW) as visitor:
+        async with front(daytona_provider(daytona), PREVIEW) as visitor:
             assert await visitor.code() == (200, "")
             daytona.start(SANDBOX)
             visitor.later(60)
@@ -264,7 +255,7 @@ async def test_a_restart_is_one_mint_and_the_visitor_notices_nothing(login: bool
 async def test_the_login_never_reaches_the_browser() -> None:
     async with DevServer() as dev, DaytonaEmulator() as daytona:
         daytona.add_sandbox(SANDBOX, {3000: dev})
-        async with front(provider(daytona), PREVIEW) as visitor:
+        async with front(daytona_provider(daytona), PREVIEW) as visitor:
             await visitor.code()
             daytona.start(SANDBOX)  # within half a minute of the mint
             answer = await visitor.get(headers=NAVIGATION)
@@ -284,7 +275,7 @@ async def test_the_login_never_reaches_the_browser() -> None:
 async def test_each_failure_of_the_edge_costs_no_further_call(case: str, status: int, code: str, coded: bool) -> None:
     async with DaytonaEmulator(coded=coded) as daytona:
         daytona.add_sandbox(SANDBOX, {})
-        async with front(provider(daytona), PREVIEW) as visitor:
+        async with front(daytona_provider(daytona), PREVIEW) as visitor:
             await visitor.code()
             if case == "stopped":
                 daytona.stop(SANDBOX)

@@ -16,6 +16,7 @@ from preview_proxy.errors import NotFound, ProviderError
 from preview_proxy.providers.daytona import Daytona
 from preview_proxy.testing import DaytonaEmulator, DevServer
 from tests.front import NAVIGATION, front
+from tests.vendors import daytona_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -42,9 +43,7 @@ def provider(client: AsyncDaytona, daytona: DaytonaEmulator, **options: Any) -> 
 
 async def test_the_sdk_and_plain_http_give_the_same_target(client: AsyncDaytona, daytona: DaytonaEmulator) -> None:
     daytona.add_sandbox(SANDBOX, {3000: 9})
-    plain = Daytona(
-        daytona.api_key, base_url=daytona.api_url, domains=[daytona.edge_domain], allow_insecure_loopback=True
-    )
+    plain = daytona_provider(daytona)
     by_sdk = provider(client, daytona)
     assert await by_sdk.resolve(PREVIEW) == await plain.resolve(PREVIEW)
     asked = [path.rpartition("/")[2] for _, path, _ in daytona.api_requests if "socket.io" not in path]

@@ -18,6 +18,7 @@ from preview_proxy.providers.e2b import E2B, EDGE_ERRORS, RESERVED_PORTS
 from preview_proxy.testing import DevServer, E2BEmulator, EdgeFailure, ProviderContract
 from tests.front import BROWSER, NAVIGATION, front
 from tests.transports.test_relay_websocket import dial
+from tests.vendors import e2b_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -27,10 +28,6 @@ CONNECT = ("POST", f"/v2/sandboxes/{SANDBOX}/connect", {"timeout": 300})
 TOKEN = "canary-0123456789"
 JSON: RawHeaders = ((b"content-type", b"application/json; charset=utf-8"),)
 PAGE: RawHeaders = ((b"content-type", b"text/html; charset=utf-8"),)
-
-
-def provider(e2b: E2BEmulator, **options: Any) -> E2B:
-    return E2B(e2b.api_key, base_url=e2b.api_url, edge_url=e2b.edge_url, allow_insecure_loopback=True, **options)
 
 
 def edge_says(status: int, message: object, **changes: Any) -> bytes:
@@ -71,7 +68,7 @@ class TestE2B(ProviderContract):
         async with E2BEmulator() as e2b:
             e2b.add_sandbox(SANDBOX, {3000: 9})
             self.secrets = [e2b.api_key]
-            yield provider(e2b, transport=transport, timeout=timeout)
+            yield e2b_provider(e2b, transport=transport, timeout=timeout)
 
 
 # --- the token ---
@@ -79,7 +76,7 @@ class TestE2B(ProviderContract):
 
 async def test_a_token_that_is_known_costs_no_call_and_wakes_nothing() -> None:
     tokens: dict[str, str] = {}
-    async with E2BEmulator() as e2b, aclosing(provider(e2b, tokens=tokens)) as asking:
+    async with E2BEmulator() as e2b, aclosing(e2b_provider(e2b, tokens=tokens)) as asking:
         tokens[SANDBOX] = TOKEN
         target = await asking.resolve(PREVIEW)
         origin = Origin("http", f"3000-{SANDBOX}.e2b.localhost", e2b.edge_port)
@@ -90,7 +87,7 @@ async def test_a_token_that_is_known_costs_no_call_and_wakes_nothing() -> None:
 
 
 async def test_any_other_comes_from_connecting() -> None:
-    async with E2BEmulator() as e2b, aclosing(provider(e2b, lifetime=60)) as asking:
+    async with E2BEmulator() as e2b, aclosing(e2b_provider(e2b, lifetime=60)) as asking:
         sandbox = e2b.add_sandbox(SANDBOX, {3000: 9})
         e2b.set_state(SANDBOX, "paused")
         target = await asking.resolve(PREVIEW)
@@ -101,14 +98,14 @@ async def test_any_other_comes_from_connecting() -> None:
 
 
 async def test_a_public_sandbox_has_no_credential() -> None:
-    async with E2BEmulator() as e2b, aclosing(provider(e2b)) as asking:
+    async with E2BEmulator() as e2b, aclosing(e2b_provider(e2b)) as asking:
         e2b.add_sandbox(SANDBOX, {3000: 9}, public=True)
         target = await asking.resolve(PREVIEW)
         assert target.http is not None and target.http.credentials == ()
 
 
 async def test_waking_connects() -> None:
-    async with E2BEmulator() as e2b, aclosing(provider(e2b, tokens={SANDBOX: TOKEN})) as waking:
+    async with E2BEmulator() as e2b, aclosing(e2b_provider(e2b, tokens={SANDBOX: TOKEN})) as waking:
         sandbox = e2b.add_sandbox(SANDBOX, {3000: 9})
         e2b.set_state(SANDBOX, "paused")
         await waking.wake(PREVIEW)
@@ -185,7 +182,7 @@ def test_what_is_not_the_edges_is_the_apps(status: int, headers: RawHeaders, bod
 async def test_a_page_and_a_socket_go_through() -> None:
     async with DevServer() as dev, E2BEmulator() as e2b:
         e2b.add_sandbox(SANDBOX, {3000: dev})
-        async with front(provider(e2b), PREVIEW) as visitor:
+        async with front(e2b_provider(e2b), PREVIEW) as visitor:
             assert await visitor.code(headers={**NAVIGATION, "e2b-traffic-access-token": "spoofed-0123"}) == (200, "")
             async with dial(visitor) as socket:
                 await socket.send("hello")
@@ -197,7 +194,7 @@ async def test_a_page_and_a_socket_go_through() -> None:
 async def test_the_app_may_see_another_host() -> None:
     async with DevServer() as dev, E2BEmulator() as e2b:
         e2b.add_sandbox(SANDBOX, {3000: dev}, mask="localhost:${PORT}")
-        async with front(provider(e2b), PREVIEW) as visitor:
+        async with front(e2b_provider(e2b), PREVIEW) as visitor:
             assert await visitor.code() == (200, "")
     assert dev.received[0].values(b"host") == [b"localhost:3000"]
 
@@ -221,7 +218,7 @@ async def test_each_failure_of_the_edge_costs_no_further_call(
 ) -> None:
     async with E2BEmulator() as e2b:
         e2b.add_sandbox(SANDBOX, {})
-        async with front(provider(e2b), PREVIEW) as visitor:
+        async with front(e2b_provider(e2b), PREVIEW) as visitor:
             await visitor.code()
             if state == "removed":
                 del e2b.sandboxes[SANDBOX]
@@ -238,7 +235,7 @@ async def test_each_failure_of_the_edge_costs_no_further_call(
 async def test_a_token_that_does_not_hold_is_read_anew_once_in_half_a_minute(auto_resume: bool, state: str) -> None:
     async with DevServer() as dev, E2BEmulator() as e2b:
         sandbox = e2b.add_sandbox(SANDBOX, {3000: dev}, auto_resume=auto_resume)
-        async with front(provider(e2b), PREVIEW) as visitor:
+        async with front(e2b_provider(e2b), PREVIEW) as visitor:
             assert await visitor.code() == (200, "")
             sandbox.token = "another-token-0123"  # as for a sandbox of the same name that was made anew
             e2b.set_state(SANDBOX, state)
@@ -251,7 +248,7 @@ async def test_a_token_that_does_not_hold_is_read_anew_once_in_half_a_minute(aut
 async def test_a_sandbox_that_is_closed_to_the_public_later_is_asked_for_its_token() -> None:
     async with DevServer() as dev, E2BEmulator() as e2b:
         sandbox = e2b.add_sandbox(SANDBOX, {3000: dev}, public=True)
-        async with front(provider(e2b), PREVIEW) as visitor:
+        async with front(e2b_provider(e2b), PREVIEW) as visitor:
             assert await visitor.code() == (200, "")
             sandbox.token = "a-token-since-then"
             visitor.later(60)

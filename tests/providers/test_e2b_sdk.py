@@ -12,8 +12,8 @@ from e2b import AsyncSandbox, SandboxNotFoundException
 
 from preview_proxy.core.models import Preview
 from preview_proxy.core.secret import Secret
-from preview_proxy.providers.e2b import E2B
 from preview_proxy.testing import E2BEmulator
+from tests.vendors import e2b_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -29,10 +29,7 @@ async def test_a_sandbox_that_the_sdk_created_has_its_token() -> None:
         preview = Preview(sandbox.sandbox_id, 3000)
         known = {sandbox.sandbox_id: sandbox.traffic_access_token}
         for tokens in (known, None):
-            provider = E2B(
-                e2b.api_key, tokens=tokens, base_url=e2b.api_url, edge_url=e2b.edge_url, allow_insecure_loopback=True
-            )
-            async with aclosing(provider):
+            async with aclosing(e2b_provider(e2b, tokens=tokens)) as provider:
                 target = await provider.resolve(preview)
             assert target.http is not None
             assert target.http.origin.host == sandbox.get_host(3000)

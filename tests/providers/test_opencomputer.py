@@ -15,6 +15,7 @@ from preview_proxy.providers.base import SupportsRotation
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.opencomputer import OpenComputer, PreviewURL
 from preview_proxy.testing import OpenComputerEmulator
+from tests.vendors import opencomputer_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -36,14 +37,7 @@ def tokens(emulator: OpenComputerEmulator) -> dict[str, str]:
 
 @pytest.fixture
 async def provider(emulator: OpenComputerEmulator, tokens: dict[str, str]) -> AsyncIterator[OpenComputer]:
-    made = OpenComputer(
-        tokens,
-        token_reaches_sandbox=True,
-        api_key=emulator.api_key,
-        edge_url=emulator.edge_url,
-        base_url=emulator.api_url,
-        allow_insecure_loopback=True,
-    )
+    made = opencomputer_provider(emulator, tokens)
     yield made
     await made.aclose()
 
@@ -191,14 +185,7 @@ async def test_whoever_asks_during_a_rotation_waits_for_the_new_token(
     emulator: OpenComputerEmulator, tokens: dict[str, str]
 ) -> None:
     gate, seen = Gated(), []
-    made = quiet(
-        tokens,
-        api_key=emulator.api_key,
-        edge_url=emulator.edge_url,
-        base_url=emulator.api_url,
-        allow_insecure_loopback=True,
-        transport=gate,
-    )
+    made = opencomputer_provider(emulator, tokens, transport=gate)
 
     async def ask() -> None:
         target = await made.resolve(PREVIEW)
@@ -247,16 +234,26 @@ async def test_a_token_read_while_a_rotation_began_is_read_again() -> None:
     assert found == [True]
 
 
+async def test_a_rotation_that_is_cancelled_under_way_keeps_its_token(
+    emulator: OpenComputerEmulator, tokens: dict[str, str]
+) -> None:
+    gate = Gated()
+    made = opencomputer_provider(emulator, tokens, transport=gate)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(made.rotate, SANDBOX)
+            await gate.begun.wait()
+            group.cancel_scope.cancel()
+            gate.go_on.set()
+    target = await made.resolve(PREVIEW)
+    assert target.http is not None and emulator.admits(SANDBOX, target.http.credentials[0][1].reveal())
+    await made.aclose()
+
+
 async def test_a_new_token_that_cannot_be_kept_serves_here_and_is_told(emulator: OpenComputerEmulator) -> None:
     table = Table(emulator.add_sandbox(SANDBOX, {}))
     table.broken = True
-    made = quiet(
-        table,
-        api_key=emulator.api_key,
-        edge_url=emulator.edge_url,
-        base_url=emulator.api_url,
-        allow_insecure_loopback=True,
-    )
+    made = opencomputer_provider(emulator, table)
     with pytest.raises(ProviderError, match="could not be kept: tokens raised OSError") as caught:
         await made.rotate(SANDBOX)
     assert caught.value.__context__ is None
@@ -314,12 +311,8 @@ async def test_preview_urls_are_created_listed_and_deleted(
 
 async def test_a_custom_domain_is_asked_for(emulator: OpenComputerEmulator, tokens: dict[str, str]) -> None:
     emulator.verify_domain("preview.acme.com")
-    made = quiet(
-        tokens,
-        api_key=emulator.api_key,
-        custom_domain="preview.acme.com",
-        base_url=f"{emulator.api_url}/api/",
-        allow_insecure_loopback=True,
+    made = opencomputer_provider(
+        emulator, tokens, custom_domain="preview.acme.com", base_url=f"{emulator.api_url}/api/"
     )
     assert await made.create_preview_url(PREVIEW) == PreviewURL(f"{SANDBOX}-p3000.preview.acme.com", 3000)
     emulator.verify_domain(None)

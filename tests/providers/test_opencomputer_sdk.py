@@ -8,8 +8,9 @@ import httpx
 import pytest
 from opencomputer import Sandbox
 
-from preview_proxy import OpenComputer, Preview
+from preview_proxy import Preview
 from preview_proxy.testing import OpenComputerEmulator
+from tests.vendors import opencomputer_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -37,14 +38,7 @@ async def create(emulator: OpenComputerEmulator, token: str) -> Sandbox:
 async def test_the_token_of_the_creation_serves_until_our_provider_rotates_it(emulator: OpenComputerEmulator) -> None:
     sandbox = await create(emulator, "auto")
     tokens = {sandbox.sandbox_id: sandbox.preview_auth_token}
-    provider = OpenComputer(
-        tokens,
-        token_reaches_sandbox=True,
-        api_key=emulator.api_key,
-        base_url=emulator.api_url,
-        edge_url=emulator.edge_url,
-        allow_insecure_loopback=True,
-    )
+    provider = opencomputer_provider(emulator, tokens)
     target = await provider.resolve(Preview(sandbox.sandbox_id, 3000))
     assert target.http is not None and target.http.leaks(sandbox.preview_auth_token.encode())
     await provider.rotate(sandbox.sandbox_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import anyio
 import httpx
 import pytest
 
@@ -14,13 +13,6 @@ from preview_proxy.testing.aether import ROUTING_CACHE
 pytestmark = pytest.mark.anyio
 
 TOKEN = "0123456789abcdef"
-
-
-@pytest.fixture
-async def dev() -> AsyncIterator[DevServer]:
-    with anyio.fail_after(10):
-        async with DevServer() as server:
-            yield server
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 from websockets.asyncio.client import connect
@@ -18,23 +17,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def dev() -> AsyncIterator[DevServer]:
-    with anyio.fail_after(10):
-        async with DevServer() as server:
-            yield server
-
-
-@pytest.fixture
 async def blaxel(dev: DevServer) -> AsyncIterator[BlaxelEmulator]:
     async with BlaxelEmulator() as emulator:
         emulator.add_sandbox("my-sandbox", {3000: dev})
         yield emulator
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        yield client
 
 
 async def api(

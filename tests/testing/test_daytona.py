@@ -18,13 +18,6 @@ SKIPS = {"X-Daytona-Skip-Preview-Warning": "true"}
 
 
 @pytest.fixture
-async def dev() -> AsyncIterator[DevServer]:
-    with anyio.fail_after(10):
-        async with DevServer() as server:
-            yield server
-
-
-@pytest.fixture
 async def daytona(dev: DevServer) -> AsyncIterator[DaytonaEmulator]:
     async with DaytonaEmulator() as emulator:
         emulator.add_sandbox(SANDBOX, {3000: dev})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 
@@ -15,13 +14,6 @@ from preview_proxy.testing.e2b import CONTROL_PORT
 pytestmark = pytest.mark.anyio
 
 SANDBOX = "i0ddba115eed"
-
-
-@pytest.fixture
-async def dev() -> AsyncIterator[DevServer]:
-    with anyio.fail_after(10):
-        async with DevServer() as server:
-            yield server
 
 
 @pytest.fixture

@@ -15,23 +15,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def dev() -> AsyncIterator[DevServer]:
-    with anyio.fail_after(10):
-        async with DevServer() as server:
-            yield server
-
-
-@pytest.fixture
 async def emulator(dev: DevServer) -> AsyncIterator[OpenComputerEmulator]:
     async with OpenComputerEmulator() as made:
         made.serve_new_sandboxes({3000: dev})
         yield made
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        yield client
 
 
 async def api(
