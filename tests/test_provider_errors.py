@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from docs.generate import EdgeRow, edge_rows
+from docs.edges import EdgeRow, edge_rows
 from preview_proxy.errors import MachineUnavailable
 from preview_proxy.lease import RENEWABLE
 from tests.vendors import VENDORS, age, dial, vendor_world

@@ -18,7 +18,7 @@ PUBLIC = """
     Aether Authenticator Blaxel ConfigurationError CookieSession Daytona Digitorn DigitornHosts E2B Embed Endpoint
     HostPattern HostTable JWTSession Limits MemoryTicketStore Nullspace OpenComputer Origin Policy Preview PreviewProxy
     PreviewProxyError PreviewProxyMiddleware Provider Revocation Revocations Routed Router Secret Session
-    StarletteSession Static Target TicketStore Tickets first_of
+    StarletteSession Static Target TicketStore Tickets first_of redact_logging
 """
 
 

@@ -44,7 +44,6 @@ class Preview:
     machine: str
     port: int
     generation: int = 0
-    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not MACHINE.match(self.machine):
@@ -53,13 +52,9 @@ class Preview:
             )
         if type(self.port) is not int or not 1 <= self.port <= 65535:
             raise ValueError(f"port must be an integer from 1 to 65535, not {self.port!r}")
-        object.__setattr__(self, "_hash", hash((self.machine, self.port, self.generation)))
 
     def __hash__(self) -> int:
-        return self._hash  # each request asks several tables
-
-    def __reduce__(self) -> tuple[type[Preview], tuple[str, int, int]]:
-        return Preview, (self.machine, self.port, self.generation)  # the hash is this process's own
+        return hash(self.machine)  # which the string remembers: every request looks its preview up several times
 
     @property
     def key(self) -> str:
@@ -160,6 +155,7 @@ class Endpoint:
     drops a WebSocket that is `max_socket_age` seconds old; None where it does not. `instructions` are header fields
     for the edge that are no secret, sent with every request. Under a `HiddenOrigin` the `Host` field has to be one of
     the credentials.
+    Raises `ValueError` for plain HTTP to another computer, and for a credential header that is there twice.
     """
 
     origin: Origin
@@ -170,6 +166,10 @@ class Endpoint:
     instructions: RawHeaders = ()
 
     def __post_init__(self) -> None:
+        if self.origin.scheme != "https" and not self.origin.is_loopback:
+            raise ValueError("an endpoint must be https, unless its host is loopback")
+        if len(self.credential_names) != len(self.credentials) + len(self.instructions):
+            raise ValueError("a credential header is given twice")
         if isinstance(self.origin, HiddenOrigin) and b"host" not in self.credential_names:
             raise ValueError("a hidden origin needs its Host among the credentials")
 

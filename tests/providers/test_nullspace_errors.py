@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import (
@@ -42,12 +44,12 @@ def body(code: object, **more: object) -> bytes:
         (*JSON, (b"content-length", b"0")),
     ],
 )
-def test_a_small_json_answer_with_the_right_status_may_be_the_edges(status: int, headers: RawHeaders) -> None:
+def test_r15_a_small_json_answer_with_the_right_status_may_be_the_edges(status: int, headers: RawHeaders) -> None:
     assert may_be_edge_error(status, headers)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 404, 500, 504])
-def test_another_status_is_the_apps(status: int) -> None:
+def test_r15_another_status_is_the_apps(status: int) -> None:
     assert not may_be_edge_error(status, JSON)
 
 
@@ -65,7 +67,7 @@ def test_another_status_is_the_apps(status: int) -> None:
         (*JSON, (b"content-length", "²".encode("latin-1"))),
     ],
 )
-def test_a_head_unlike_the_edges_is_the_apps(headers: RawHeaders) -> None:
+def test_r15_a_head_unlike_the_edges_is_the_apps(headers: RawHeaders) -> None:
     assert not may_be_edge_error(401, headers)
 
 
@@ -90,7 +92,7 @@ def test_a_head_unlike_the_edges_is_the_apps(headers: RawHeaders) -> None:
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
-def test_each_documented_code_of_the_edge_keeps_its_name(code: str, kind: type, nested: bool) -> None:
+def test_r15_each_documented_code_of_the_edge_keeps_its_name(code: str, kind: type, nested: bool) -> None:
     content = json.dumps({"error": {"code": code}}).encode() if nested else body(code)
     error = edge_error(401, JSON, content)
     assert error is not None and type(error) is kind
@@ -136,7 +138,7 @@ def test_undocumented_refusals_that_the_sdk_knows_are_refusals(code: str) -> Non
         json.dumps({"error": {"message": "x"}, "code": "edge_token_missing"}).encode(),
     ],
 )
-def test_every_other_body_is_the_apps_own(content: bytes) -> None:
+def test_r15_every_other_body_is_the_apps_own(content: bytes) -> None:
     assert edge_error(401, JSON, content) is None
 
 
@@ -155,7 +157,7 @@ def test_every_other_body_is_the_apps_own(content: bytes) -> None:
         ([b"5\r\nX: y"], 5),
     ],
 )
-def test_retry_after_is_1_to_300_seconds_or_5(values: list[bytes], seconds: int) -> None:
+def test_v07_retry_after_is_1_to_300_seconds_or_5(values: list[bytes], seconds: int) -> None:
     headers = tuple((b"retry-after", value) for value in values)
     for code in ("rate_limit_exceeded", "preview_service_not_ready"):
         error = edge_error(503, headers, body(code))
@@ -214,3 +216,18 @@ def test_an_error_of_the_sdk_is_told_by_its_name_and_code(wait: object) -> None:
 def test_every_code_that_is_named_has_its_row_or_a_default() -> None:
     for code, kind in {**API_ERRORS, **EDGE_ERRORS}.items():
         assert code in CODES or kind.default_code in CODES
+
+
+codes = st.sampled_from([*API_ERRORS, *EDGE_ERRORS, "sandbox_not_found", "canary", "", None, 1])
+bodies = st.builds(body, codes) | st.binary(max_size=30)
+
+
+@given(st.sampled_from([307, 401, 403, 404, 408, 409, 429, 500, 503, 504]), st.binary(max_size=4), bodies)
+def test_any_answer_is_an_error_that_repeats_no_more_than_a_code(status: int, wait: bytes, content: bytes) -> None:
+    headers = (*JSON, (b"retry-after", wait))
+    may_be_edge_error(status, headers)
+    for error in (api_error(ApiAnswer(status, headers, json_document(content))), edge_error(status, headers, content)):
+        if error is not None:
+            assert error.code in CODES
+            assert error.retry_after is None or 1 <= error.retry_after <= 300
+            assert "not for visitors" not in f"{error} {error!r} {vars(error)}"
