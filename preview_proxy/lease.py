@@ -19,7 +19,10 @@ RENEWABLE = frozenset({"preview_proxy_token_expired", "preview_proxy_token_revok
 
 
 class TargetLease:
-    """Resolves a preview's endpoint for one transport, and renews it once if the edge says that it ran out."""
+    """Resolves a preview's endpoint for one transport, and renews it once if the edge says that it ran out.
+
+    `user` is told to upstream, if it is not empty.
+    """
 
     def __init__(
         self,
@@ -28,7 +31,9 @@ class TargetLease:
         cache: TargetCache,
         provider: Provider,
         breaker: Breaker,
+        user: str = "",
     ) -> None:
+        self._user = user
         self._kind = kind
         self._routed = routed
         self._cache = cache
@@ -53,7 +58,7 @@ class TargetLease:
         endpoint = self._target.http if self._kind == "http" else self._target.websocket
         if endpoint is None:
             raise NotFound(detail=f"the target has no {self._kind} endpoint")
-        return Route(self._routed.preview, self._routed.public, endpoint)
+        return Route(self._routed.preview, self._routed.public, endpoint, self._user)
 
     def reached(self) -> None:
         self._breaker.reached(self._routed.preview)

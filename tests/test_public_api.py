@@ -18,6 +18,7 @@ PUBLIC = """
     Authenticator ConfigurationError CookieSession Embed Endpoint HostPattern HostTable JWTSession Limits
     MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
     Revocation Revocations Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
+    redact_logging
 """
 
 

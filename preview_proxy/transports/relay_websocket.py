@@ -22,6 +22,8 @@ from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
 
 MAX_REFUSAL = 64 * 1024  # bytes
+GONE = (OSError, RuntimeError)
+"""What `send` raises after a disconnect (OSError, by the ASGI spec) or after a close."""
 GRACE = 1.0
 """Seconds in which upstream may still say why it closed, after a write to it failed."""
 
@@ -174,15 +176,14 @@ class _Down:
         self.task = asyncio.get_running_loop().create_task(self._pump())
 
     async def _pump(self) -> None:
-        while not isinstance(message := await self._upstream.receive(), Closed):
-            if self._main.cancelling():
-                return  # it has been decided that nothing passes any more
-            if isinstance(message, str):
-                sent = await _send(self._send, {"type": "websocket.send", "text": message})
-            else:
-                sent = await _send(self._send, {"type": "websocket.send", "bytes": message})
-            if not sent:
-                return  # the other direction is told how the visitor closed
+        try:
+            while not isinstance(message := await self._upstream.receive(), Closed):
+                if self._main.cancelling():
+                    return  # it has been decided that nothing passes any more
+                key = "text" if isinstance(message, str) else "bytes"
+                await self._send({"type": "websocket.send", key: message})
+        except GONE:
+            return  # the other direction is told how the visitor closed
         self.closing = outgoing_close(message.code, message.reason)
         self._stopped = True
         self._main.cancel()
@@ -216,9 +217,9 @@ def _size(content: str | bytes) -> int:
 
 
 async def _send(send: Send, message: Message) -> bool:
-    """Whether the visitor was still there: `send` raises OSError after a disconnect, or RuntimeError after a close."""
+    """Whether the visitor was still there."""
     try:
         await send(message)
-    except (OSError, RuntimeError):
+    except GONE:
         return False
     return True
