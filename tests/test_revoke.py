@@ -98,6 +98,33 @@ async def test_a07_what_was_being_decided_meanwhile_is_refused(named: dict[str, 
             assert w.dev.received == []
 
 
+@pytest.mark.parametrize("named", [{"subject": OWNER}, {"preview": PREVIEW}, {"session": LOGIN}])
+async def test_a07_a_ticket_that_is_being_exchanged_meanwhile_is_refused(named: dict[str, Any]) -> None:
+    asked, answer = anyio.Event(), anyio.Event()
+    answer.set()
+
+    async def authorize(subject: str, preview: Preview) -> bool:
+        asked.set()
+        await answer.wait()
+        return True
+
+    with anyio.fail_after(10):
+        async with world(authorize=authorize, sign_in=False) as w:
+            ticket = (await w.proxy.ticket(PREVIEW, subject=OWNER, session_ref=LOGIN)).ticket
+            asked, answer = anyio.Event(), anyio.Event()
+
+            async def exchange() -> None:
+                refused = await w.exchange(ticket)
+                assert (refused.status, refused.json()["code"]) == (403, "ticket_refused")
+                assert refused.values(b"set-cookie") == []
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(exchange)
+                await asked.wait()
+                w.proxy.revoke(**named)
+                answer.set()
+
+
 async def test_a07_the_customers_own_session_is_known_by_its_ref() -> None:
     async def session(connection: HTTPConnection) -> Session:
         return Session(OWNER, connection.headers["x-login"])
