@@ -7,7 +7,9 @@ the credentials in their locals. A provider raises where none is in reach any mo
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import anyio
@@ -69,7 +71,7 @@ class JsonApi:
         self._credentials = tuple(credentials)
         self._headers = headers
         self._timeout = timeout
-        self._transport = transport
+        self._transport = transport or _transport()
 
     async def call(self, method: str, path: str, body: object = None) -> ApiAnswer | ProviderError:
         """Send `body` as JSON, if it is not None. A failure is one of the network; an error status is an answer."""
@@ -82,10 +84,6 @@ class JsonApi:
             return ProviderError(detail=f"the API could not be reached: {type(error).__name__}")
 
     async def _call(self, request: httpx.Request) -> ApiAnswer:
-        if self._transport is None:
-            # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-            self._transport = httpx.AsyncHTTPTransport(trust_env=False, retries=0, limits=limits)
         response = await self._transport.handle_async_request(request)
         try:
             body = await _read(response)
@@ -145,6 +143,18 @@ def wait(kind: type[PreviewProxyError], code: str, headers: RawHeaders) -> int |
 def timed_out(timeout: float) -> ProviderError:
     """The failure of a call that took longer than `timeout` seconds."""
     return ProviderError("provider_timeout", detail=f"the API did not answer in {timeout:g} s")
+
+
+@lru_cache(maxsize=1)
+def _authorities() -> ssl.SSLContext:
+    """Whom to believe. Read once, and never while visitors wait: reading takes a quarter of a second."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _transport() -> httpx.AsyncHTTPTransport:
+    # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    return httpx.AsyncHTTPTransport(verify=_authorities(), trust_env=False, retries=0, limits=limits)
 
 
 async def _read(response: httpx.Response) -> bytes:
