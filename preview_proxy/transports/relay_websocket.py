@@ -141,6 +141,7 @@ async def _relay(
             async with asyncio.timeout(None if max_age is None else max_age * FULL_AGE):
                 closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
         except TimeoutError:  # before upstream breaks it off: clients take a close for a reason to connect again
+            down.task.cancel()
             closing = await _bid_farewell(send, 1012, "reconnect")
         down.task.cancel()
         upstream.close(*closing)
