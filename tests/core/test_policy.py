@@ -26,7 +26,7 @@ def test_v01_the_defaults_are_a_promise() -> None:
         ("response_header_count", 128),
         ("response_header_bytes", 64 * KIB),
         ("message_bytes", 4 * MIB),
-        ("connections", 256),
+        ("connections", 500),
         ("pool_timeout", 2),
         ("connect_timeout", 5),
         ("head_timeout", 60),
