@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
 import httpx
+from anyio import from_thread
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from preview_proxy.breaker import Breaker
 from preview_proxy.checks import check
 from preview_proxy.core.models import Origin, Preview, Rejected
 from preview_proxy.core.plan import compile_rules
@@ -26,9 +29,11 @@ from preview_proxy.gate import Authorize, Gate
 from preview_proxy.hosts import Routed, Router
 from preview_proxy.lease import TargetLease
 from preview_proxy.live import LiveRelays
+from preview_proxy.occupancy import Occupancy
 from preview_proxy.placement import misplaced
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
+from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, Session
 from preview_proxy.tickets import Tickets
 from preview_proxy.transports.foreign import ForeignTransport
@@ -36,6 +41,7 @@ from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.visit import Visit
+from preview_proxy.workers import Revocations, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +60,8 @@ class PreviewProxy:
 
     `router` turns a host into a preview; `provider` says where it is served; `authorize(subject, preview)` decides.
     Visitors are known by `tickets` (previews on a domain of their own), by `session` (the customer's own cookie or
-    token reaches the previews), or both. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
+    token reaches the previews), or both. `revocations` tells several workers of each other's `revoke`; without it, that
+    acts on this process. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
 
     Raises `ConfigurationError` for what could not work.
     """
@@ -68,6 +75,7 @@ class PreviewProxy:
         tickets: Tickets | None = None,
         session: Authenticator | None = None,
         policy: Policy | None = None,
+        revocations: Revocations | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         policy = policy or Policy()
@@ -75,14 +83,16 @@ class PreviewProxy:
         self._provider = provider
         self._tickets = tickets
         self._limits = policy.limits
+        self._workers = Workers(revocations, self._end, self._limits.decision_ttl) if revocations else None
         self._gate = Gate(
             authorize=authorize,
             tickets=tickets,
             session=session,
             timeout=self._limits.check_timeout,
             decision_ttl=self._limits.decision_ttl,
+            workers=self._workers,
         )
-        self._endpoints = Endpoints(self._gate, tickets)
+        self._endpoints = Endpoints(self._gate, tickets, self.revoke)
         self._rules = compile_rules(
             policy,
             cookies=getattr(session, "cookies", ()),
@@ -92,8 +102,10 @@ class PreviewProxy:
         )
         self._sends_user = policy.send_user
         self._targets = TargetCache(provider, timeout=self._limits.provider_timeout)
+        self._breaker = Breaker()
+        self._occupancy = Occupancy(self._limits)
         self._transport = _upstream(transport, policy)
-        self._live = LiveRelays()
+        self._live = LiveRelays(self._gate, self._limits.recheck_interval)
         self._counts: Counter[str] = Counter()
         self._placed = False
 
@@ -137,17 +149,23 @@ class PreviewProxy:
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
-        session = await self._gate.admit(visit.scope, inbound, routed)
-        user = session.subject if self._sends_user else ""
-        lease = TargetLease(inbound.kind, routed, self._targets, self._provider, user)
+        admission = await self._gate.admit(visit.scope, inbound, routed)
         self._live.refuse_if_draining()
-        run = partial(self._live.run, subject=session.subject, preview=routed.preview)
+        subject = admission.session.subject
+        room, place = self._occupancy.enter(inbound.kind, subject, routed.preview)
+        user = subject if self._sends_user else ""
+        lease = TargetLease(inbound.kind, routed, self._targets, self._provider, self._breaker, user)
+        run = partial(self._live.run, admission)
         self._counts[inbound.kind] += 1
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
-        if inbound.kind == "http":
-            await relay_http(*ends, offers=visit.scope.get("extensions") or ())
-        else:
-            await relay_websocket(*ends, can_deny=visit.can_deny)
+        try:
+            if inbound.kind == "http":
+                await relay_http(*ends, offers=visit.scope.get("extensions") or ())
+            else:
+                await relay_websocket(*ends, can_deny=visit.can_deny)
+        finally:
+            lease.close()
+            room.leave(place)
 
     def _check_placement(self, visit: Visit) -> None:
         """Warn once, at the first request for a preview: the order of middleware is the same for all."""
@@ -212,17 +230,33 @@ class PreviewProxy:
             raise ValueError(f"the router has no host for {preview}; pass host=")
         return origin
 
-    def revoke(self, *, subject: str | None = None, preview: Preview | None = None) -> int:
-        """Take access back, in this process: what `authorize` said is asked anew, and what is open ends now.
+    def revoke(self, *, subject: str | None = None, preview: Preview | None = None, session: str | None = None) -> int:
+        """Take access back, at once: from all of `subject`, to `preview`, for one login, or a mix.
 
-        Call it when `subject` signs out, when `preview` changes hands, or with both. Make `authorize` say no first:
-        a gate that is still valid is asked about again. WebSockets close with 4403, downloads and event streams are
-        cut; the number of them is returned.
+        `session` is the `session_ref` that its ticket was issued with, or the `Session.ref` of your own session. Call
+        it when somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and
+        gates issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close
+        with 4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number
+        of them in this process is returned; other workers are told in the background, if there are `revocations`.
+
+        Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI. Raises
+        `ValueError` where nothing is named.
         """
-        if subject is None and preview is None:
-            raise ValueError("name the subject, the preview, or both")
-        self._gate.forget(subject, preview)
-        return self._live.revoke(subject, preview)
+        if (subject is None and preview is None and session is None) or session == "":
+            raise ValueError("name the subject, the preview, the session, or several of them")
+        revocation = Revocation(subject, preview, session, time.time())
+        if self._live.is_elsewhere():
+            return from_thread.run_sync(self._revoke, revocation)
+        return self._revoke(revocation)
+
+    def _revoke(self, revocation: Revocation) -> int:
+        if self._workers is not None:
+            self._workers.publish(revocation)
+        return self._end(revocation)
+
+    def _end(self, revocation: Revocation) -> int:
+        """Do what a revocation, of this worker or another, asks for; once, for ours comes back."""
+        return self._live.revoke(revocation) if self._gate.revoke(revocation) else 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -246,6 +280,8 @@ class PreviewProxy:
         since Starlette does not pass the lifespan to mounted apps.
         """
         await self._live.drain(self._limits.drain_timeout)
+        if self._workers is not None:
+            await self._workers.aclose()
         await self._transport.aclose()
         close = getattr(self._provider, "aclose", None)
         if close is not None:

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from preview_proxy import Nullspace, Origin, Preview, Routed, Static, Target
+from preview_proxy.breaker import Breaker
 from preview_proxy.errors import CODES, CredentialRejected, NotFound, PreviewProxyError, ProviderError
 from preview_proxy.lease import RENEWABLE, TargetLease
 from preview_proxy.providers.base import Provider
@@ -41,7 +42,7 @@ class Minting:
 def lease(
     provider: Provider, kind: Literal["http", "websocket"] = "http", cache: TargetCache | None = None
 ) -> TargetLease:
-    return TargetLease(kind, ROUTED, cache or TargetCache(provider, timeout=1), provider)
+    return TargetLease(kind, ROUTED, cache or TargetCache(provider, timeout=1), provider, Breaker())
 
 
 async def test_h12_each_transport_gets_its_own_endpoint() -> None:

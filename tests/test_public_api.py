@@ -17,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = """
     Authenticator ConfigurationError CookieSession Embed Endpoint HostPattern HostTable JWTSession Limits
     MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
-    Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of redact_logging
+    Revocation Revocations Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
+    redact_logging
 """
 
 

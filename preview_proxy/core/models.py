@@ -44,6 +44,7 @@ class Preview:
     machine: str
     port: int
     generation: int = 0
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not MACHINE.match(self.machine):
@@ -52,6 +53,13 @@ class Preview:
             )
         if type(self.port) is not int or not 1 <= self.port <= 65535:
             raise ValueError(f"port must be an integer from 1 to 65535, not {self.port!r}")
+        object.__setattr__(self, "_hash", hash((self.machine, self.port, self.generation)))
+
+    def __hash__(self) -> int:
+        return self._hash  # each request asks several tables
+
+    def __reduce__(self) -> tuple[type[Preview], tuple[str, int, int]]:
+        return Preview, (self.machine, self.port, self.generation)  # the hash is this process's own
 
     @property
     def key(self) -> str:
@@ -98,6 +106,11 @@ class Origin:
         """Whether the name can only mean this computer (RFC 6761 §6.3 for ``localhost``, RFC 1122 §3.2.1.3)."""
         return self.host == "localhost" or self.host.endswith(".localhost") or LOOPBACK.match(self.host) is not None
 
+    @cached_property
+    def serialized(self) -> bytes:
+        """What `str()` gives, as an `Origin` field carries it (RFC 6454 §6.2)."""
+        return str(self).encode("ascii")
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"
 
@@ -128,8 +141,8 @@ class Endpoint:
 
     @cached_property
     def scope(self) -> bytes:
-        """A digest of the credentials: endpoints that differ in it never share a connection."""
-        digest = sha256()
+        """A digest of the origin and the credentials: endpoints that differ in it never share a connection."""
+        digest = sha256(self.origin.serialized + b"\0")
         for name, secret in self.credentials:
             digest.update(b"%s\0%s\0" % (name, secret.reveal()))
         return digest.digest()

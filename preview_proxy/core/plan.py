@@ -6,15 +6,24 @@ added later still, by the transport. On the way back: rewrite, then strip last.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote
 
-from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, rewrite_set_cookie
+from preview_proxy.core.cookies import (
+    MAX_SET_COOKIES,
+    ReservedCookies,
+    filter_cookies,
+    is_token,
+    rewrite_set_cookie,
+)
 from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
+    NOTHING,
+    RESPONSE_DROPPED,
+    USUAL_REQUEST,
+    USUAL_RESPONSE,
     check_controls,
     may_be_page,
     nominated,
@@ -29,9 +38,6 @@ from preview_proxy.core.websocket import check_handshake, offered_subprotocols
 # What web servers and browsers take at least, and one of ours may be behind another.
 MAX_VALUE = 16 * 1024
 
-# RFC 9110 §5.1: names are tokens, here a line each
-_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*\Z")
-
 # In the user's name everything else is percent-encoded UTF-8, which any server takes (RFC 9110 §5.5).
 _PRINTABLE = bytes(set(range(0x20, 0x7F)) - {0x25}).decode()
 
@@ -44,6 +50,7 @@ class Rules:
     """The operator's policy, compiled once."""
 
     passes: Callable[[bytes], bool]
+    usual: frozenset[bytes]
     cookies: ReservedCookies
     frame_ancestors: bytes
     embedded: bool
@@ -79,8 +86,10 @@ def compile_rules(
     """
     frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
     strict = policy.request_headers == "allow-list"
+    passes = request_filter([*policy.private_headers, *headers], policy.allowed_headers if strict else None)
     return Rules(
-        passes=request_filter([*policy.private_headers, *headers], policy.allowed_headers if strict else None),
+        passes=passes,
+        usual=frozenset(filter(passes, USUAL_REQUEST)),
         cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
         frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
         embedded=bool(frames),
@@ -139,31 +148,29 @@ def _offer(inbound: Inbound, rules: Rules) -> tuple[str, ...]:
 
 
 def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]) -> Outbound:
-    return Outbound(
-        method=inbound.method,
-        endpoint=route.endpoint,
-        target=request_target(inbound.path, inbound.query, route.endpoint),
-        headers=tuple(headers),
-        has_body=inbound.has_body,
-        content_length=inbound.content_length,
-    )
+    target = request_target(inbound.path, inbound.query, route.endpoint)
+    return Outbound(inbound.method, route.endpoint, target, tuple(headers), inbound.has_body, inbound.content_length)
 
 
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
-    endpoint, passes = route.endpoint, rules.passes
+    endpoint, usual = route.endpoint, rules.usual
     not_ours = nominated(inbound.headers) | endpoint.credential_names
+    if not usual.isdisjoint(not_ours):
+        usual -= not_ours
     headers = [(b"host", endpoint.origin.field)]
     cookies, referers = [], []
     for pair in inbound.headers:
         name = pair[0]
-        if name in not_ours:
-            continue
-        if passes(name):
+        if name in usual:
             headers.append(pair)
+        elif name in not_ours:
+            continue
         elif name == b"cookie":
             cookies.append(pair[1])
         elif name == b"referer":
             referers.append(pair[1])
+        elif rules.passes(name):
+            headers.append(pair)
     if cookies and (kept := filter_cookies(cookies, rules.cookies)):
         headers.append((b"cookie", kept))
     for referer in referers[:1]:
@@ -179,8 +186,8 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
 
 def _referer(value: bytes, public: Origin) -> list[bytes]:
     """The preview's own pages whole; of another site's only the origin, for its queries are not ours to tell."""
-    own = str(public).encode()
-    if value == own or value.startswith(own + b"/"):
+    own = public.serialized
+    if value.startswith(own) and value[len(own) :][:1] in (b"", b"/"):
         return [value]
     scheme, separator, rest = value.partition(b"://")
     try:
@@ -201,25 +208,25 @@ def plan_response(
         raise Rejected("upstream_protocol_error", f"status {status}")
     has_body = method != "HEAD" and status not in _BODILESS
     kept = _response_headers(headers, route, rules)
-    names = [name for name, _ in headers]
-    if b"content-length" in names:
-        if status in _BODILESS or b"transfer-encoding" in names:
+    if lengths := [value for name, value in kept if name == b"content-length"]:
+        if status in _BODILESS or b"transfer-encoding" in [name for name, _ in headers]:
             kept = [pair for pair in kept if pair[0] != b"content-length"]
         else:
-            _check_length([value for name, value in kept if name == b"content-length"])
+            _check_length(lengths)
     if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
         kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
-    if names.count(b"content-type") != 1 or may_be_page(headers[names.index(b"content-type")][1]):
-        added = rules.added
-        kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
-        kept += added.imposed
+    types = [value for name, value in kept if name == b"content-type"]
+    if len(types) != 1 or may_be_page(types[0]):
+        kept += _careful(rules.added, [name for name, _ in headers])
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 
 
-def _not_sent(added: Added, names: list[bytes]) -> list[tuple[bytes, bytes]]:
+def _careful(added: Added, names: list[bytes]) -> RawHeaders:
+    """The fields for a page, given the names of those that the sandbox sent."""
     sent = added.names.intersection(names)
-    return [pair for pair in added.fields if pair[0] not in sent]
+    fields = tuple([pair for pair in added.fields if pair[0] not in sent]) if sent else added.fields
+    return fields + added.imposed
 
 
 def plan_early_hint(headers: RawHeaders, route: Route, rules: Rules) -> list[bytes]:
@@ -255,10 +262,15 @@ def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[t
     _check_head(names, values, rules.limits)
     if len(values) > MAX_VALUE and any(len(value) > MAX_VALUE for _, value in headers):
         raise Rejected("upstream_protocol_error", f"a header value of more than {MAX_VALUE} bytes")
-    hop = nominated(headers) if b"connection" in names else ()
+    usual, hop = USUAL_RESPONSE, nominated(headers) if b"connection" in names else NOTHING
+    if not usual.isdisjoint(hop):
+        usual -= hop
     kept = []
     for pair in headers:
         name = pair[0]
+        if name in usual:
+            kept.append(pair)
+            continue
         if name in hop or not response_name_passes(name):
             continue
         rewrite = _REWRITES.get(name)
@@ -280,18 +292,17 @@ def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[by
 
 def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
     """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
-    lines = b"\n".join(names)
     size = len(b"".join(names)) + len(values)
     if len(names) > limits.response_header_count or size > limits.response_header_bytes:
         raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {size} bytes")
-    if names and (lines.count(b"\n") != len(names) - 1 or not _NAMES.match(lines)):
+    if not all([is_token(name) for name in names if name not in _KNOWN_RESPONSE]):  # noqa: C419 - a list is faster
         raise Rejected("upstream_protocol_error", "a header name is no token")
     check_controls(values, "upstream_protocol_error")
 
 
 def _check_length(lengths: list[bytes]) -> None:
     """RFC 9112 §6.3: after two lengths, or one that is no number, nobody knows where the next response starts."""
-    if lengths and not (len(lengths) == 1 and lengths[0].isdigit()):
+    if len(lengths) > 1 or not lengths[0].isdigit():
         raise Rejected("upstream_protocol_error", "Content-Length is not one number")
 
 
@@ -308,8 +319,8 @@ def _refresh(value: bytes, route: Route, rules: Rules) -> bytes | None:
 
 
 def _allow_origin(value: bytes, route: Route, rules: Rules) -> bytes | None:
-    own = value.strip(b" \t").lower() == str(route.endpoint.origin).encode()
-    return str(route.public).encode() if own else value
+    own = value.strip(b" \t").lower() == route.endpoint.origin.serialized
+    return route.public.serialized if own else value
 
 
 def _set_cookie(value: bytes, route: Route, rules: Rules) -> bytes | None:
@@ -340,3 +351,4 @@ _REWRITES: dict[bytes, Callable[[bytes, Route, Rules], bytes | None]] = {
     b"sourcemap": _url,
     b"x-sourcemap": _url,
 }
+_KNOWN_RESPONSE = USUAL_RESPONSE | RESPONSE_DROPPED | frozenset(_REWRITES)

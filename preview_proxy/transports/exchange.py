@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import anyio
 import httpx
@@ -15,8 +15,10 @@ from preview_proxy.core.models import RawHeaders
 from preview_proxy.core.plan import Route
 from preview_proxy.errors import (
     BadRequest,
+    CheckFailed,
     NotFound,
     PreviewProxyError,
+    Unauthorized,
     Unreachable,
     UpstreamError,
     UpstreamProtocol,
@@ -34,11 +36,27 @@ class ClientGone(OSError):
     """The visitor left before the exchange was over. An OSError, as the ASGI spec has `send` raise one."""
 
 
+class Upstream(Protocol):
+    """An `UpstreamPool`, or a `ForeignTransport` in its place."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a planned request; the answer's head has arrived when this returns. Raises what a transport raises."""
+        ...
+
+
 class Lease(Protocol):
     """The target of one relay."""
 
     async def route(self) -> Route:
         """Where to send the request; asks the provider when needed."""
+        ...
+
+    def reached(self) -> None:
+        """Note that a response came."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Note what a transport raised."""
         ...
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
@@ -63,7 +81,16 @@ class Run(Protocol):
         operation: Awaitable[None],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
-    ) -> Literal["left", "drained", "revoked"] | None: ...
+    ) -> Literal["left", "drained", "revoked", "signed_out", "unchecked"] | None: ...
+
+
+# What ends a relay before its time, as the failure that its visitor is told of.
+_CUTS: dict[str, tuple[type[PreviewProxyError], str]] = {
+    "drained": (PreviewProxyError, "shutting_down"),
+    "revoked": (NotFound, "access_ended"),
+    "signed_out": (Unauthorized, "not_signed_in"),
+    "unchecked": (CheckFailed, "check_failed"),
+}
 
 
 # One row per branch of httpx's tree; a subclass takes the row of its nearest parent.
@@ -94,14 +121,10 @@ def translate(error: Exception) -> PreviewProxyError:
 
 def cut_short(cut: str | None) -> PreviewProxyError | None:
     """What to tell the visitor of a relay that was cut short; None for one that was not, or who has left."""
-    if cut == "drained":
-        return PreviewProxyError("shutting_down", detail="cut short by a shutdown")
-    return NotFound(detail="access was revoked") if cut == "revoked" else None
-
-
-async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:
-    """The response to a planned request, from an `UpstreamPool` or a `ForeignTransport`."""
-    return cast("UpstreamResponse", await transport.handle_async_request(request))
+    if cut not in _CUTS:
+        return None
+    kind, code = _CUTS[cut]
+    return kind(code, detail="cut short")
 
 
 async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyError | None:

@@ -8,19 +8,20 @@ from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
 
-import httpx
 from starlette.types import Message, Receive, Send
 
 from preview_proxy.core.models import Accept, Inbound, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
-from preview_proxy.transports.exchange import Lease, Run, ask, cut_short, explanation, translate
+from preview_proxy.transports.exchange import Lease, Run, Upstream, cut_short, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
 
 MAX_REFUSAL = 64 * 1024  # bytes
+GONE = (OSError, RuntimeError)
+"""What `send` raises after a disconnect (OSError, by the ASGI spec) or after a close."""
 GRACE = 1.0
 """Seconds in which upstream may still say why it closed, after a write to it failed."""
 
@@ -29,7 +30,7 @@ async def relay_websocket(
     inbound: Inbound,
     lease: Lease,
     rules: Rules,
-    transport: httpx.AsyncBaseTransport,
+    transport: Upstream,
     receive: Receive,
     send: Send,
     run: Run,
@@ -48,6 +49,7 @@ async def relay_websocket(
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
+        lease.failed(error)
         failure = translate(error)
     response = dialling.response
     try:
@@ -69,7 +71,7 @@ class _Dialling:
     inbound: Inbound
     lease: Lease
     rules: Rules
-    transport: httpx.AsyncBaseTransport
+    transport: Upstream
     response: UpstreamResponse | None = None
     accept: Accept | None = None
     refusal: Reply | None = None
@@ -82,7 +84,8 @@ class _Dialling:
         while True:
             route = await self.lease.route()
             outbound = plan_handshake(self.inbound, route, self.rules, key)
-            response = self.response = await ask(self.transport, UpstreamRequest(outbound, NO_BODY))
+            response = self.response = await self.transport.send(UpstreamRequest(outbound, NO_BODY))
+            self.lease.reached()
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
                 self.accept = plan_accept(headers, key, self.inbound, route, self.rules)
@@ -131,9 +134,10 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
-        revoked = cancelled.args == ("revoked",)
-        upstream.close(1001 if revoked else 1012, "")
-        code, reason = (4403, "revoked") if revoked else (1012, "restarting")
+        down.task.cancel()  # first of all: nothing passes any more
+        ended = cut_short(cancelled.args[0] if cancelled.args else None)
+        code, reason = (ended.close_code, ended.code) if ended is not None else (1001, "")
+        upstream.close(code, "")
         with suppress(TimeoutError):  # of a visitor who does not read
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
@@ -157,13 +161,14 @@ class _Down:
         self.task = asyncio.get_running_loop().create_task(self._pump())
 
     async def _pump(self) -> None:
-        while not isinstance(message := await self._upstream.receive(), Closed):
-            if isinstance(message, str):
-                sent = await _send(self._send, {"type": "websocket.send", "text": message})
-            else:
-                sent = await _send(self._send, {"type": "websocket.send", "bytes": message})
-            if not sent:
-                return  # the other direction is told how the visitor closed
+        try:
+            while not isinstance(message := await self._upstream.receive(), Closed):
+                if self._main.cancelling():
+                    return  # it has been decided that nothing passes any more
+                key = "text" if isinstance(message, str) else "bytes"
+                await self._send({"type": "websocket.send", key: message})
+        except GONE:
+            return  # the other direction is told how the visitor closed
         self.closing = outgoing_close(message.code, message.reason)
         self._stopped = True
         self._main.cancel()
@@ -197,9 +202,9 @@ def _size(content: str | bytes) -> int:
 
 
 async def _send(send: Send, message: Message) -> bool:
-    """Whether the visitor was still there: `send` raises OSError after a disconnect, or RuntimeError after a close."""
+    """Whether the visitor was still there."""
     try:
         await send(message)
-    except (OSError, RuntimeError):
+    except GONE:
         return False
     return True

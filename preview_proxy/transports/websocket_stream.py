@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from preview_proxy.core.frames import (
     header,
 )
 from preview_proxy.core.policy import Limits
-from preview_proxy.transports.masking import apply_mask
+from preview_proxy.transports.masking import apply_mask, new_key
 
 READ_SIZE = 64 * 1024
 CLOSE_TIMEOUT = 1.0
@@ -179,7 +178,7 @@ class WebSocketStream:
     def _write(self, opcode: int, payload: bytes) -> bool:
         if self._close_sent:
             return False
-        mask = os.urandom(4)
+        mask = new_key()
         return self._stream.write(header(opcode, len(payload), mask) + apply_mask(payload, mask))
 
     def abort(self) -> None:
