@@ -50,7 +50,7 @@ LIMITS = {
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
     "provider_timeout": ("Seconds for one call of the provider.", "`provider_timeout`"),
     "decision_ttl": (
-        "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
+        "Seconds that a yes of `authorize` stands, for one subject and preview; 30 at most. A no is never remembered.",
         "it is asked again",
     ),
     "recheck_interval": (
@@ -119,7 +119,8 @@ def errors_page() -> str:
         '- **Everything else** gets JSON: `{"code", "message", "retryable", "suggested_action", "request_id"}`.\n'
         "- **A WebSocket** is refused with the same status and JSON. A server without ASGI's denial response "
         "extension closes it instead, with the close code and the code as its reason.\n"
-        "- `Retry-After` is there where the provider, or its kind of failure, says how long to wait.",
+        "- `Retry-After` is there with every 429 and 503 that may be retried: 1 to 300 seconds.\n"
+        "- **A WebSocket that is open already** closes on both sides: with the close code, and the code as its reason.",
         "The request id is also in the log, in one line of the logger `preview_proxy`: status, method, path without "
         "query, preview, side (`source`), code and detail. INFO below 500, WARNING from there.",
         "## Codes",
