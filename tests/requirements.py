@@ -131,7 +131,6 @@ T-01 MUST There is a test module for each kind of attacker, and a test for each 
 
 # SHOULDs that are not done, and why.
 LEFT = {
-    "V-06": "not yet.",
     "V-08": "only its provider knows whether a machine sleeps; refusing prefetches would cost those awake theirs. "
     "What nobody may see wakes nothing (A-09).",
 }
