@@ -371,7 +371,7 @@ async def test_p23_a_middleware_in_the_wrong_place_is_named_once(
     app = Starlette(middleware=[*outside, Middleware(PreviewProxyMiddleware, proxy=proxy_of(PATTERN))])
     for host in ("app.example", HOST, HOST):
         await call(app, scope_of(host=host, headers=[(b"accept-encoding", b"gzip")]))
-    warnings = [record.getMessage() for record in caplog.records if "must be outside of" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "Previews are inside of" in record.getMessage()]
     assert len(warnings) == (named is not None)
     assert named is None or named in warnings[0]
 
