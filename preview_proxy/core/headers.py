@@ -120,22 +120,6 @@ RESPONSE_DROPPED_PREFIXES = (
     HOP_BY_HOP_PREFIXES + PROVIDER_PREFIXES + (b"public-key-pins", b"surrogate-", b"x-accel-", b"x-preview-proxy-")
 )
 
-# What no browser runs scripts from when it is opened by itself (MIME Sniffing §7: none of it is taken for HTML).
-_INERT = (
-    b"application/javascript",
-    b"application/json",
-    b"application/octet-stream",
-    b"application/wasm",
-    b"audio/",
-    b"font/",
-    b"image/",
-    b"text/css",
-    b"text/event-stream",
-    b"text/javascript",
-    b"text/plain",
-    b"video/",
-)
-
 # What browsers and dev servers send all the time, and no rule has a word in: fields that need no second look.
 USUAL_REQUEST = REQUEST_ALLOWED | {
     b"if-modified-since",
@@ -174,6 +158,21 @@ USUAL_RESPONSE = frozenset(
     }
 )
 NOTHING: frozenset[bytes] = frozenset()
+# What no browser runs scripts from when it is opened by itself (MIME Sniffing §7: none of it is taken for HTML).
+_INERT = (
+    b"application/javascript",
+    b"application/json",
+    b"application/octet-stream",
+    b"application/wasm",
+    b"audio/",
+    b"font/",
+    b"image/",
+    b"text/css",
+    b"text/event-stream",
+    b"text/javascript",
+    b"text/plain",
+    b"video/",
+)
 
 # RFC 9110 §5.5: no control character but TAB.
 _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
