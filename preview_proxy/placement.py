@@ -15,4 +15,6 @@ def misplaced(scope: Mapping[str, Any], send: Send) -> str:
         return "SessionMiddleware: it may add the app's session cookie to the answers of previews"
     if isinstance(getattr(send, "__self__", None), IdentityResponder):
         return "GZipMiddleware: it holds event streams back, and compresses what the sandbox chose beside a secret"
+    if getattr(send, "__qualname__", "").startswith("BaseHTTPMiddleware."):
+        return "a BaseHTTPMiddleware (@app.middleware is one): it hides visitors who leave, and holds streams back"
     return ""

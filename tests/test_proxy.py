@@ -10,6 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -361,9 +362,9 @@ async def test_without_tickets_none_can_be_issued() -> None:
         ([], None),
         ([Middleware(SessionMiddleware, secret_key="s")], "SessionMiddleware"),
         ([Middleware(GZipMiddleware)], "GZipMiddleware"),
+        ([Middleware(BaseHTTPMiddleware, dispatch=lambda request, call_next: call_next(request))], "BaseHTTP"),
         ([Middleware(TrustedHostMiddleware, allowed_hosts=["*"])], None),
     ],
-    ids=repr,
 )
 async def test_p23_a_middleware_in_the_wrong_place_is_named_once(
     outside: list[Middleware], named: str | None, caplog: pytest.LogCaptureFixture
