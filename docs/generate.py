@@ -13,6 +13,7 @@ from preview_proxy import Limits, Policy, errors, tickets
 from preview_proxy import gate as gate_module
 from preview_proxy.core import cookies, frames, headers, plan, policy, urls, websocket
 from preview_proxy.transports import exchange, websocket_stream
+from tests.abilities import ABILITIES, UVICORN
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -108,6 +109,7 @@ def pages() -> dict[str, str]:
         "cookie-rules.md": cookie_rules_page(),
         "errors.md": errors_page(),
         "header-rules.md": header_rules_page(),
+        "servers.md": servers_page(),
         "settings.md": settings_page(),
     }
 
@@ -135,6 +137,24 @@ def errors_page() -> str:
         "## The exceptions",
         "A provider or a router may raise them. Any other exception there becomes `provider_failed` or `check_failed`.",
         f"```text\n{tree}\n```",
+    )
+
+
+def servers_page() -> str:
+    rows = [
+        (row.what, *(row.instead.get(server, "yes") for server in (UVICORN[0], "hypercorn", "granian")))
+        for row in ABILITIES.values()
+    ]
+    return document(
+        "Servers",
+        "The proxy is an ASGI app, and every test of the relay runs on uvicorn (with both of its parsers and with two "
+        "of its WebSocket implementations), hypercorn and granian; those with malformed requests run behind nginx too. "
+        "What a server does by itself is its own; the differences that a browser or a machine can notice are these.",
+        table(("", "uvicorn 0.54", "hypercorn 0.18", "granian 2.8"), rows),
+        "granian has to run the app in tasks of asyncio, as it does unless `--task-impl rust` is given: access is "
+        "taken back and visitors' leaving is obeyed by cancelling tasks.",
+        "A front that passes `Upgrade: h2c` on would hand its visitors a connection that it no longer looks into. "
+        "[The file for nginx](../how-to/behind-a-load-balancer.md#nginx) drops it.",
     )
 
 

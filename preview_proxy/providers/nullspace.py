@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -183,7 +185,7 @@ class _HttpMint:
         self._key = key
         self._body = b"{}" if expires_in is None else b'{"expires_in_seconds":%d}' % expires_in
         self._timeout = timeout
-        self._transport = transport
+        self._transport = transport or _api_transport()
 
     async def __call__(self, preview: Preview) -> Answer | PreviewProxyError:
         try:
@@ -195,10 +197,6 @@ class _HttpMint:
             return ProviderError(detail=f"the API could not be reached: {type(error).__name__}")
 
     async def _post(self, preview: Preview) -> Answer | PreviewProxyError:
-        if self._transport is None:
-            # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-            self._transport = httpx.AsyncHTTPTransport(trust_env=False, retries=0, limits=limits)
         response = await self._transport.handle_async_request(self._request(preview))
         try:
             body = await _read(response)
@@ -224,8 +222,19 @@ class _HttpMint:
         )
 
     async def aclose(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
+        await self._transport.aclose()
+
+
+@lru_cache(maxsize=1)
+def _authorities() -> ssl.SSLContext:
+    """Whom to believe. Read once, and never while visitors wait: reading takes a quarter of a second."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _api_transport() -> httpx.AsyncHTTPTransport:
+    # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    return httpx.AsyncHTTPTransport(verify=_authorities(), trust_env=False, retries=0, limits=limits)
 
 
 class _SdkMint:
