@@ -89,9 +89,9 @@ async def test_a_request_of_httpx_is_taken_as_it_is() -> None:
     async def parts() -> Any:
         yield b"x"
 
-    plain = httpx.Request("POST", "http://up.example:81/a%20b?c", headers={"X-Own": "1"}, content=b"abc")
+    plain = httpx.Request("POST", "http://up.localhost:81/a%20b?c", headers={"X-Own": "1"}, content=b"abc")
     asked = UpstreamRequest.of(plain)
-    assert asked.outbound.endpoint == Endpoint(Origin("http", "up.example", 81))
+    assert asked.outbound.endpoint == Endpoint(Origin("http", "up.localhost", 81))
     assert asked.outbound.target == b"/a%20b?c"
     assert (asked.outbound.has_body, asked.outbound.content_length) == (True, 3)
     assert (b"x-own", b"1") in asked.outbound.headers
