@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import preview_proxy
+from docs.edges import EDGES, edge_rows
 from preview_proxy import Limits, Policy, errors, tickets
 from preview_proxy import gate as gate_module
 from preview_proxy.core import cookies, frames, headers, plan, policy, urls, websocket
@@ -82,7 +83,9 @@ REWRITES = {
     "_link": "The same, for each target.",
     "_refresh": "The same, for its URL.",
     "_allow_origin": "Upstream's own origin becomes the public one; any other value passes.",
-    "_content_security_policy": "Passes without `frame-ancestors`, which the operator decides.",
+    "_content_security_policy": (
+        "Upstream's own host becomes the public one. `frame-ancestors` goes: the operator decides it."
+    ),
     "_set_cookie": "Changed or dropped: see [cookie rules](cookie-rules.md).",
 }
 
@@ -93,8 +96,9 @@ CUTS = {
     "unchecked": "Whether access goes on could not be found out for longer than the last yes stood.",
 }
 
-CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Static", "CookieSession",
-                "StarletteSession", "JWTSession")  # fmt: skip
+CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Blaxel", "OpenComputer", "Aether",
+                "Daytona", "Digitorn", "DigitornHosts", "E2B", "Static", "CookieSession", "StarletteSession",
+                "JWTSession")  # fmt: skip
 
 
 def main() -> None:
@@ -109,6 +113,7 @@ def pages() -> dict[str, str]:
         "cookie-rules.md": cookie_rules_page(),
         "errors.md": errors_page(),
         "header-rules.md": header_rules_page(),
+        "provider-errors.md": provider_errors_page(),
         "servers.md": servers_page(),
         "settings.md": settings_page(),
     }
@@ -215,6 +220,22 @@ def header_rules_page() -> str:
         '`Policy(request_headers="allow-list")` lets these pass towards the machine, and the names in '
         "`Policy.allowed_headers`. What the table above writes is written as before; what is dropped stays dropped.",
         f"{names(headers.REQUEST_ALLOWED, headers.REQUEST_ALLOWED_PREFIXES)}.",
+    )
+
+
+def provider_errors_page() -> str:
+    head = ("The edge says", "Status", "Code", "What the proxy does", "Calls of the API")
+    sections: list[str] = []
+    for provider, words in EDGES.items():
+        found = [row for row in edge_rows() if row.provider == provider]
+        rows = [(row.said, row.row.status, f"`{row.code}`", row.reaction, row.calls) for row in found]
+        sections += [f"## {provider}", words, table(head, rows)]
+    return document(
+        "Errors of the providers' edges",
+        "What a provider's edge says of its own accord, and what a visitor gets for it. Every other answer is the "
+        "app's own, and passes as it is. An app can imitate its edge; the most it brings about is one target made anew "
+        "in 30 seconds.",
+        *sections,
     )
 
 

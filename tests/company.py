@@ -78,7 +78,7 @@ def build(setting: Setting, **options: Any) -> Company:
     proxy = PreviewProxy(
         **{
             "router": setting.pattern(),
-            "provider": _provider(setting),
+            "provider": nullspace_of(setting),
             "tickets": Tickets(SECRET, [EMBEDDER]),
             "authorize": authorize,
             "policy": Policy(limits=Limits(**setting.limits)),
@@ -91,7 +91,7 @@ def build(setting: Setting, **options: Any) -> Company:
     return Company(app, proxy, reached, allowed)
 
 
-def _provider(setting: Setting) -> Nullspace:
+def nullspace_of(setting: Setting) -> Nullspace:
     return Nullspace(
         api_key=setting.api_key,
         base_url=setting.api_url,

@@ -13,10 +13,10 @@ from typing import Any
 import anyio
 import h11
 
-from preview_proxy import Policy, Preview, PreviewProxy
+from preview_proxy import Nullspace, Policy, Preview, PreviewProxy
 from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.apart import Apart
-from tests.company import APP, EMBEDDER, MACHINE, OWNER, SECRET, ZONE, Setting, build
+from tests.company import APP, EMBEDDER, MACHINE, OWNER, SECRET, ZONE, Setting, build, nullspace_of
 from tests.servers import Serving, listening, name_of, serving
 
 __all__ = ["EMBEDDER", "HOST", "MACHINE", "OWNER", "SECRET", "ZONE", "Answer", "World", "read_answer", "world"]
@@ -139,6 +139,10 @@ async def read_answer(stream: anyio.abc.ByteStream, method: str = "GET") -> Answ
             return answer
         elif isinstance(event, h11.ConnectionClosed):
             return answer
+
+
+def nullspace_provider(nullspace: NullspaceEmulator) -> Nullspace:
+    return nullspace_of(Setting(0, nullspace.api_key, nullspace.api_url, nullspace.edge_domain))
 
 
 @contextlib.asynccontextmanager
