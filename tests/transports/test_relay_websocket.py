@@ -292,9 +292,12 @@ def our_tasks() -> list[asyncio.Task[Any]]:
     return ours
 
 
-@pytest.mark.parametrize("server", [name for name, each in WEBSOCKET_SERVERS.items() if not isinstance(each, Apart)])
+@pytest.mark.parametrize(
+    "server", [name for name, each in WEBSOCKET_SERVERS.items() if not isinstance(each, Apart)] + ["httpx"]
+)
 async def test_w13_however_a_socket_ends_no_task_is_left(server: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with world(serve=WEBSOCKET_SERVERS[server]) as w:
+    foreign = httpx.AsyncHTTPTransport(trust_env=False) if server == "httpx" else None
+    async with world(serve=WEBSOCKET_SERVERS.get(server), transport=foreign) as w:
 
         @w.dev.websocket("/ends")
         async def ends(socket: WebSocket) -> None:
