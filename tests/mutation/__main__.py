@@ -1,6 +1,6 @@
 """`make mutation`: do the tests of `core` notice each rule that is changed or removed?
 
-    python -m tests.mutation [PREFIX ...]    such as: cookies, plan.plan_request
+    python -m tests.mutation [PREFIX ...]    of mutants: "cookies", "plan.plan_request", "frames: 125"
 
 Each mutant runs in a fork of one process that has imported everything but the package, against its own module's tests
 in `tests/core` until one fails. A survivor must be named in `survivors.toml` with the reason.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 import time
 import tomllib
@@ -111,12 +112,12 @@ def survivors_of(module: str, prefixes: list[str]) -> tuple[int, list[str]]:
         raise SystemExit(f"the tests of {module} fail without any change")
     total, survivors = 0, []
     for place, change in mutants(tree):
-        name = f"{module}.{place}".rstrip(".")
-        if prefixes and not name.startswith(tuple(prefixes)):
+        mutant = f"{module}.{place}".rstrip(".") + f": {change}"
+        if prefixes and not mutant.startswith(tuple(prefixes)):
             continue
         total += 1
         if passes(module, tree):
-            survivors.append(f"{name}: {change}")
+            survivors.append(mutant)
     return total, survivors
 
 
@@ -141,7 +142,7 @@ def main(prefixes: list[str]) -> int:
 
 
 def _chosen(module: str, prefixes: list[str]) -> bool:
-    return any(prefix.partition(".")[0] == module for prefix in prefixes)
+    return any(re.split(r"\W", prefix)[0] == module for prefix in prefixes)
 
 
 if __name__ == "__main__":
