@@ -42,11 +42,7 @@ def strip_parameters(query: bytes) -> bytes:
     """The query without parameters of a reserved name, however it is written; every other byte is unchanged."""
     if not _SUSPECT.search(query):
         return query
-    kept = [
-        (separator, parameter)
-        for separator, parameter in _PARAMETER.findall(query)
-        if (separator or parameter) and not _is_reserved(parameter)
-    ]
+    kept = [found for found in _PARAMETER.findall(query) if not _is_reserved(found[1])]
     whole = b"".join([separator + parameter for separator, parameter in kept])
     first_went = bool(kept and kept[0][0]) and not query.startswith((b"&", b";"))
     return whole[1:] if first_went else whole
