@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preview_proxy.core.cookies import is_token
+from preview_proxy.core.headers import USUAL_RESPONSE
 from preview_proxy.core.models import Origin, RawHeaders, Rejected, Reply
-from preview_proxy.core.plan import Rules, compile_rules, plan_accept, plan_response
+from preview_proxy.core.plan import _REWRITES, Rules, compile_rules, plan_accept, plan_response
 from preview_proxy.core.policy import ADDED_HEADERS, Limits, Policy
 from preview_proxy.core.websocket import accept_value
 from tests.core.test_plan import CANARY, EMBEDDER, KEY, NEVER, PUBLIC, ROUTE, RULES, fields, named, rules, visit
@@ -105,6 +106,10 @@ def test_r05_urls_point_at_the_public_origin(name: bytes) -> None:
     assert kept((name, b"http://localhost:3000/a?edge_token=1")) == ((name, b"https://3000-m1.previews.dev/a"),)
     assert kept((name, b"https://m1-3000.edge.dev/a")) == ((name, b"https://3000-m1.previews.dev/a"),)
     assert kept((name, b"https://example.com/")) == ((name, b"https://example.com/"),)
+
+
+def test_r05_no_field_that_is_changed_takes_the_short_way() -> None:
+    assert not USUAL_RESPONSE & _REWRITES.keys()
 
 
 def test_r05_urls_inside_fields_too() -> None:

@@ -3,7 +3,7 @@
     python -m tests.mutation [PREFIX ...]    of mutants: "cookies", "plan.plan_request", "frames: 125"
 
 Each mutant runs in a fork of one process that has imported everything but the package, against its own module's tests
-in `tests/core` until one fails. A survivor must be named in `survivors.toml` with the reason.
+in `tests/core` until one fails. A survivor must be named in `survivors.toml`, with the reason.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def survivors_of(module: str, prefixes: list[str]) -> tuple[int, list[str]]:
 
 def main(prefixes: list[str]) -> int:
     os.chdir(ROOT)
-    listed = {entry["mutant"]: entry["reason"] for entry in tomllib.loads(LISTED.read_text()).get("survivor", [])}
+    listed = {mutant for group in tomllib.loads(LISTED.read_text())["survivors"] for mutant in group["mutants"]}
     chosen = [m for m in sorted(path.stem for path in CORE.glob("[!_]*.py")) if not prefixes or _chosen(m, prefixes)]
     total, survivors = 0, list[str]()
     for module in chosen:
@@ -133,12 +133,12 @@ def main(prefixes: list[str]) -> int:
         for mutant in alive:
             print(f"    {'' if mutant in listed else 'NEW '}{mutant}", flush=True)
         total, survivors = total + count, survivors + alive
-    stale = [] if prefixes else [mutant for mutant in listed if mutant not in survivors]
+    stale = [] if prefixes else sorted(listed - set(survivors))
     for mutant in stale:
         print(f"no longer a survivor: {mutant}")
     score = 100 * (total - len(survivors)) / total
     print(f"score {score:.1f} %: {total - len(survivors)} of {total} noticed")
-    return int(bool(stale) or not listed.keys() >= set(survivors) or score < TARGET)
+    return int(bool(stale) or not listed >= set(survivors) or score < TARGET)
 
 
 def _chosen(module: str, prefixes: list[str]) -> bool:
