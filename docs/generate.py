@@ -50,7 +50,7 @@ LIMITS = {
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
     "provider_timeout": ("Seconds for one call of the provider.", "`provider_timeout`"),
     "decision_ttl": (
-        "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
+        "Seconds that a yes of `authorize` stands, for one subject and preview; 30 at most. A no is never remembered.",
         "it is asked again",
     ),
     "recheck_interval": (
@@ -69,7 +69,7 @@ POLICY = {
         "browser sends."
     ),
     "allowed_headers": "Names that the allow-list lets pass besides. `authorization` is one to think about.",
-    "added_headers": "Fields that a response gets where the machine sent none of the name; `{}` for none.",
+    "added_headers": "Fields that a page gets where the machine sent none of the name; `{}` for none.",
     "send_user": "Whether upstream gets the subject, as `x-preview-user`. A visitor's own never passes.",
     "private_upstreams": "Whether an upstream's name may resolve to a private address. For machines of your own.",
     "embedders": "Origins whose pages may frame a preview, besides those of `Tickets`. With none: `'none'`.",
@@ -119,7 +119,8 @@ def errors_page() -> str:
         '- **Everything else** gets JSON: `{"code", "message", "retryable", "suggested_action", "request_id"}`.\n'
         "- **A WebSocket** is refused with the same status and JSON. A server without ASGI's denial response "
         "extension closes it instead, with the close code and the code as its reason.\n"
-        "- `Retry-After` is there where the provider, or its kind of failure, says how long to wait.",
+        "- `Retry-After` is there with every 429 and 503 that may be retried: 1 to 300 seconds.\n"
+        "- **A WebSocket that is open already** closes on both sides: with the close code, and the code as its reason.",
         "The request id is also in the log, in one line of the logger `preview_proxy`: status, method, path without "
         "query, preview, side (`source`), code and detail. INFO below 500, WARNING from there.",
         "## Codes",
@@ -174,11 +175,13 @@ def header_rules_page() -> str:
         "for a password in the name of your host.",
         table(("Field", "Becomes"), (*rewrites, ("`content-security-policy`", "One more: `frame-ancestors …`."))),
         "## Added towards the visitor",
-        "Where the machine sent no field of the name. `Policy.added_headers` replaces the list.",
+        "To pages, which is every type of content but those below, where the machine sent no field of the name. "
+        "`Policy.added_headers` replaces the list.",
         table(
             ("Field", "Value"), [(f"`{name.lower()}`", f"`{value}`") for name, value in policy.ADDED_HEADERS.items()]
         ),
-        "With `session=`, previews may be below your own domain. Then each response denies "
+        f"No pages: {names((), headers._INERT)}; anything with `xml` in its type is one.",
+        "With `session=`, previews may be below your own domain. Then each page denies "
         "`publickey-credentials-get` and `publickey-credentials-create` whatever the machine sent, or its page could "
         "ask for the passkeys of your app.",
         "## With an allow-list",

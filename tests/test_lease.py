@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+import httpx
 import pytest
 
 from preview_proxy import Nullspace, Origin, Preview, Routed, Static, Target
-from preview_proxy.breaker import Breaker
-from preview_proxy.errors import CODES, CredentialRejected, NotFound, PreviewProxyError, ProviderError
+from preview_proxy.breaker import FAILURES, PAUSE, Breaker
+from preview_proxy.errors import (
+    CODES,
+    CredentialRejected,
+    MachineUnavailable,
+    NotFound,
+    PreviewProxyError,
+    ProviderError,
+    UpstreamError,
+)
 from preview_proxy.lease import RENEWABLE, TargetLease
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import MINT_INTERVAL, TargetCache
@@ -40,9 +49,12 @@ class Minting:
 
 
 def lease(
-    provider: Provider, kind: Literal["http", "websocket"] = "http", cache: TargetCache | None = None
+    provider: Provider,
+    kind: Literal["http", "websocket"] = "http",
+    cache: TargetCache | None = None,
+    breaker: Breaker | None = None,
 ) -> TargetLease:
-    return TargetLease(kind, ROUTED, cache or TargetCache(provider, timeout=1), provider, Breaker())
+    return TargetLease(kind, ROUTED, cache or TargetCache(provider, timeout=1), provider, breaker or Breaker())
 
 
 async def test_h12_each_transport_gets_its_own_endpoint() -> None:
@@ -122,3 +134,63 @@ async def test_a_refusal_of_a_target_that_is_gone_costs_nothing() -> None:
 
 def test_what_the_providers_switches_say_is_not_renewable() -> None:
     assert not lease(Minting()).renew(ProviderError("preview_machine_disabled"))
+
+
+# --- whether to try at all -----------------------------------------------------------------------------------------
+
+
+class Broken:
+    """A provider that fails each time."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+        self.asked = 0
+
+    async def resolve(self, preview: Preview) -> Target:
+        self.asked += 1
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "calls"),
+    [
+        (ProviderError("provider_failed"), FAILURES),
+        (ConnectionError("canary"), FAILURES),
+        (MachineUnavailable(), FAILURES),
+        (NotFound("machine_not_found"), 1),
+        (ProviderError("provider_refused"), 1),
+    ],
+)
+async def test_v06_a_machine_that_is_dead_does_not_cost_a_call_for_each_request(failure: Exception, calls: int) -> None:
+    provider, breaker = Broken(failure), Breaker(lambda: 1000.0)
+    for _ in range(50):
+        with pytest.raises(PreviewProxyError):
+            await lease(provider, breaker=breaker).route()
+    assert provider.asked == calls
+
+
+async def test_v06_a_lease_tries_once_for_all() -> None:
+    now = 1000.0
+    provider, breaker = Minting(), Breaker(lambda: now)
+    for _ in range(FAILURES):
+        lease(provider, breaker=breaker).failed(httpx.ConnectError("canary"))
+    with pytest.raises(UpstreamError, match="not tried again yet: ConnectError"):
+        await lease(provider, breaker=breaker).route()
+    now += PAUSE
+    first, second = lease(provider, breaker=breaker), lease(provider, breaker=breaker)
+    await first.route()
+    await first.route()  # with a new credential perhaps
+    with pytest.raises(UpstreamError):
+        await second.route()
+    first.close()
+    await second.route()
+    second.reached()
+    await lease(provider, breaker=breaker).route()
+
+
+@pytest.mark.parametrize("failure", [httpx.ReadError("x"), httpx.ReadTimeout("x"), httpx.PoolTimeout("x"), OSError()])
+async def test_v06_only_a_connection_that_could_not_be_made_is_a_failure(failure: Exception) -> None:
+    breaker = Breaker()
+    for _ in range(2 * FAILURES):
+        lease(Minting(), breaker=breaker).failed(failure)
+    await lease(Minting(), breaker=breaker).route()

@@ -158,6 +158,21 @@ USUAL_RESPONSE = frozenset(
     }
 )
 NOTHING: frozenset[bytes] = frozenset()
+# What no browser runs scripts from when it is opened by itself (MIME Sniffing §7: none of it is taken for HTML).
+_INERT = (
+    b"application/javascript",
+    b"application/json",
+    b"application/octet-stream",
+    b"application/wasm",
+    b"audio/",
+    b"font/",
+    b"image/",
+    b"text/css",
+    b"text/event-stream",
+    b"text/javascript",
+    b"text/plain",
+    b"video/",
+)
 
 # RFC 9110 §5.5: no control character but TAB.
 _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
@@ -205,6 +220,16 @@ def response_name_passes(name: bytes) -> bool:
     if name in RESPONSE_DROPPED or name.startswith(RESPONSE_DROPPED_PREFIXES):
         return False
     return not name.endswith(b"-cdn-cache-control") and name != b"cdn-cache-control"
+
+
+@lru_cache(maxsize=128)
+def may_be_page(content_type: bytes) -> bool:
+    """Whether a browser may show content of the type as a page with scripts. SVG is an image that may have some.
+
+    Of several types in a row a browser takes the last (Fetch §2.2.2, "extract a MIME type").
+    """
+    folded = content_type.lower()
+    return not folded.startswith(_INERT) or b"xml" in folded or b"," in folded
 
 
 def check_controls(values: bytes, code: str) -> None:

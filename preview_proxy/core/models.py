@@ -44,7 +44,6 @@ class Preview:
     machine: str
     port: int
     generation: int = 0
-    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not MACHINE.match(self.machine):
@@ -53,13 +52,9 @@ class Preview:
             )
         if type(self.port) is not int or not 1 <= self.port <= 65535:
             raise ValueError(f"port must be an integer from 1 to 65535, not {self.port!r}")
-        object.__setattr__(self, "_hash", hash((self.machine, self.port, self.generation)))
 
     def __hash__(self) -> int:
-        return self._hash  # each request asks several tables
-
-    def __reduce__(self) -> tuple[type[Preview], tuple[str, int, int]]:
-        return Preview, (self.machine, self.port, self.generation)  # the hash is this process's own
+        return hash(self.machine)  # which the string remembers: every request looks its preview up several times
 
     @property
     def key(self) -> str:

@@ -25,6 +25,7 @@ from preview_proxy.core.headers import (
     USUAL_REQUEST,
     USUAL_RESPONSE,
     check_controls,
+    may_be_page,
     nominated,
     request_filter,
     response_name_passes,
@@ -59,7 +60,7 @@ class Rules:
 
 
 class Added(NamedTuple):
-    """Fields for every response: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
+    """Fields for every page: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
 
     fields: RawHeaders
     names: frozenset[bytes]
@@ -214,9 +215,11 @@ def plan_response(
             _check_length(lengths)
     if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
         kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
-    added, names = rules.added, [name for name, _ in headers]
-    kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
-    kept += added.imposed
+    names = [name for name, _ in headers]
+    if names.count(b"content-type") != 1 or may_be_page(headers[names.index(b"content-type")][1]):
+        added = rules.added
+        kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
+        kept += added.imposed
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 

@@ -38,7 +38,7 @@ ADDED_HEADERS: Mapping[str, str] = {
     "X-Robots-Tag": "noindex",  # a preview is nobody's search result
     "Permissions-Policy": ", ".join(f"{feature}=()" for feature in DENIED_FEATURES),
 }
-"""What a response gets where the sandbox sent no field of the name."""
+"""What a page gets where the sandbox sent no field of the name; scripts, styles and images have no use for them."""
 
 # What `Policy.added_headers` cannot name: framing, and what is decided elsewhere.
 _NOT_ADDED = HOP_BY_HOP | {b"content-length", b"content-security-policy", b"set-cookie", b"x-frame-options"}
@@ -56,12 +56,12 @@ class Limits:
     response_header_count: int = 128
     response_header_bytes: int = 64 * 1024
     message_bytes: int = 4 * 1024 * 1024
-    requests_per_subject: int = 1024
-    requests_per_preview: int = 512
-    requests: int = 4096
-    sockets_per_subject: int = 256
-    sockets_per_preview: int = 512
-    sockets: int = 8192
+    requests_per_subject: int = 1000
+    requests_per_preview: int = 500
+    requests: int = 4000
+    sockets_per_subject: int = 250
+    sockets_per_preview: int = 500
+    sockets: int = 8000
     handshakes_per_minute: int = 600
     connections: int = 256
     pool_timeout: float = 2.0
@@ -80,6 +80,8 @@ class Limits:
             value = getattr(self, name)
             if value is not None and not value > 0:  # so written, it refuses NaN too
                 raise ValueError(f"Limits.{name} must be greater than 0, not {value!r}")
+        if self.decision_ttl > 30:
+            raise ValueError(f"Limits.decision_ttl must be at most 30 seconds, not {self.decision_ttl!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class Policy:
     header name stands for any ending. `embedders` are the origins whose pages may frame a preview.
 
     `request_headers` may be ``"allow-list"``: then upstream gets what a browser sends, and `allowed_headers`, names
-    that are to pass besides. `added_headers` are the fields that a response gets where the sandbox sent none of the
+    that are to pass besides. `added_headers` are the fields that a page gets where the sandbox sent none of the
     name; ``{}`` adds none. With `send_user`, upstream gets the subject as ``X-Preview-User``. With `private_upstreams`,
     the name of an upstream may resolve to an address of a private network, as it does where machines are your own.
 

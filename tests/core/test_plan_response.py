@@ -271,6 +271,26 @@ def test_r11_careful_fields_are_added_where_the_sandbox_sent_none() -> None:
     assert b"camera=()" in denied and b"publickey-credentials-get=()" in denied and b"storage-access=()" in denied
 
 
+@pytest.mark.parametrize(
+    "content_types",
+    [[b"text/html"], [b"application/xhtml+xml"], [b"image/svg+xml"], [b"x"], [b""], [b"text/xml"], []]
+    + [[b"text/plain, text/html"], [b"text/plain", b"text/html"]],
+)
+def test_r11_whatever_may_run_as_a_page_gets_them(content_types: list[bytes]) -> None:
+    default = rules(EMBEDDER, added_headers=ADDED_HEADERS)
+    kinds = tuple((b"content-type", content_type) for content_type in content_types)
+    assert response(*kinds, rules=default).headers == (*kinds, *CAREFUL, FRAMES)
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"text/javascript", b"Text/CSS; charset=utf-8", b"image/png", b"application/json"]
+)
+def test_r11_what_cannot_be_one_is_left_alone(content_type: bytes) -> None:
+    default = rules(EMBEDDER, added_headers=ADDED_HEADERS)
+    kind = (b"content-type", content_type)
+    assert response(kind, rules=default).headers == (kind, FRAMES)
+
+
 def test_r11_a_field_that_never_passes_is_not_taken_for_sent() -> None:
     default = rules(EMBEDDER, added_headers=ADDED_HEADERS)
     assert response((b"origin-agent-cluster", b"?0"), rules=default).headers == (*CAREFUL, FRAMES)

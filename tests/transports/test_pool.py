@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -204,6 +205,17 @@ async def test_who_waits_gets_the_next_free_connection(dev: DevServer) -> None:
     assert done == list(range(20))
     assert len(dev.connections if isinstance(dev.connections, list) else [1]) == 1
     await pool.aclose()
+
+
+async def test_v01_an_upstream_that_says_nothing_in_tls_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = Endpoint(Origin("https", "up.localhost", silent.getsockname()[1]))
+        outbound = Outbound("GET", endpoint, b"/", ((b"host", b"x"),), has_body=False, content_length=None)
+        pool = UpstreamPool(Limits(connect_timeout=0.1, connections=1))
+        for _ in range(2):  # the second needs the place of the first
+            with anyio.fail_after(5), pytest.raises(httpx.ConnectTimeout):
+                await pool.handle_async_request(UpstreamRequest(outbound, NO_BODY))
+        await pool.aclose()
 
 
 async def test_a_failed_connect_gives_its_place_back() -> None:
