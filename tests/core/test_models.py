@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
 

@@ -123,7 +123,16 @@ def test_r05_urls_inside_fields_too() -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [(b"https://m1-3000.edge.dev", b"https://3000-m1.previews.dev"), (b" HTTPS://M1-3000.Edge.dev\t", None)]
-    + [(value, value) for value in (b"*", b"null", b"https://example.com", b"https://m1-3000.edge.dev.evil.com")],
+    + [
+        (value, value)
+        for value in (
+            b"*",
+            b"null",
+            b"Xhttps://m1-3000.edge.dev",
+            b"https://example.com",
+            b"https://m1-3000.edge.dev.evil.com",
+        )
+    ],
     ids=repr,
 )
 def test_r05_an_allowed_origin_is_the_public_one(value: bytes, told: bytes | None) -> None:
