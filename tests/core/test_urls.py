@@ -362,8 +362,9 @@ def host_by_browser(url: bytes) -> str:
     head = re.sub(r"\A(https?|wss?):/*", r"\1://", head.replace("\\", "/"), flags=re.IGNORECASE)
     head = re.sub(r"\A//+", "//", head)
     try:
-        return unquote(urlsplit(head + sign + tail).hostname or "").removesuffix(".")
-    except ValueError:
+        parts = urlsplit(head + sign + tail)
+        return "" if parts.port == 0 else unquote(parts.hostname or "").removesuffix(".")
+    except ValueError:  # no port, so no URL
         return ""
 
 
