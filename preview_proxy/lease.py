@@ -7,9 +7,9 @@ from typing import Literal
 import httpx
 
 from preview_proxy.breaker import Breaker
-from preview_proxy.core.models import RawHeaders, Target
+from preview_proxy.core.models import Endpoint, RawHeaders, Target
 from preview_proxy.core.plan import Route
-from preview_proxy.errors import NotFound, PreviewProxyError, Unreachable
+from preview_proxy.errors import NotFound, PreviewProxyError, ProviderError, Unreachable
 from preview_proxy.hosts import Routed
 from preview_proxy.providers.base import Provider, SupportsExplainError
 from preview_proxy.providers.cache import TargetCache
@@ -41,6 +41,7 @@ class TargetLease:
         self._breaker = breaker
         self._is_trial = False
         self._target: Target | None = None
+        self._endpoint: Endpoint | None = None
 
     async def route(self) -> Route:
         """Raises `ProviderError` where the provider fails, `NotFound` where the target has no such transport.
@@ -55,7 +56,7 @@ class TargetLease:
         except PreviewProxyError as error:
             self._breaker.failed(preview, error)
             raise
-        endpoint = self._target.http if self._kind == "http" else self._target.websocket
+        endpoint = self._endpoint = self._target.http if self._kind == "http" else self._target.websocket
         if endpoint is None:
             raise NotFound(detail=f"the target has no {self._kind} endpoint")
         return Route(self._routed.preview, self._routed.public, endpoint, self._user)
@@ -74,15 +75,18 @@ class TargetLease:
             self._breaker.release(self._routed.preview)
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
-        # asked of failures only: `isinstance` of a protocol is slow
-        if status < 400 or not isinstance(self._provider, SupportsExplainError):
+        # asked of failures and redirects only: `isinstance` of a protocol is slow
+        if status < 300 or status == 304 or not isinstance(self._provider, SupportsExplainError):
             return False
         return self._provider.may_explain(status, headers)
 
     def explain(self, status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError | None:
         if not isinstance(self._provider, SupportsExplainError):
             return None
-        return self._provider.explain_error(status, headers, body)
+        error = self._provider.explain_error(status, headers, body)
+        if error is None and self._endpoint is not None and self._endpoint.leaks(body):
+            return ProviderError(detail=f"an answer {status} that repeats the credential")
+        return error
 
     def renew(self, error: PreviewProxyError) -> bool:
         if error.code not in RENEWABLE or self._target is None:

@@ -11,7 +11,7 @@ import anyio
 
 from preview_proxy.core.models import Preview, Target
 from preview_proxy.errors import PreviewProxyError, ProviderError
-from preview_proxy.providers.base import Provider
+from preview_proxy.providers.base import Provider, SupportsRotation
 
 MINT_INTERVAL = 30.0
 """Seconds between two mints for one preview, whatever the answers say: a hostile preview can forge refusals."""
@@ -78,6 +78,13 @@ class TargetCache:
         self._size = size
         self._entries: dict[Preview, _Entry] = {}
         self._flights: dict[Preview, _Flight] = {}
+        if isinstance(provider, SupportsRotation):
+            provider.when_rotated(self.forget)
+
+    def forget(self, machine: str) -> None:
+        """Drop a machine's targets: their credential is about to end."""
+        for preview in [preview for preview in self._entries if preview.machine == machine]:
+            del self._entries[preview]
 
     def lookup(self, preview: Preview, now: float) -> Fresh | Stale | Missing:
         """What is known about `preview` at `now` (Unix seconds). No I/O."""
