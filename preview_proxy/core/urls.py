@@ -115,7 +115,7 @@ def _is_ours(scheme: bytes | None, authority: bytes, origins: tuple[Origin, Orig
 
 
 def _spellings(host: str) -> tuple[str, ...]:
-    """A host of ours in ASCII, and in Unicode where that differs (RFC 5890 §2.3.2.1). Not cached: it may be a secret."""
+    """A host of ours in ASCII, and in Unicode where that differs (RFC 5890 §2.3.2.1). No cache: it may be secret."""
     if "xn--" in host:
         with suppress(UnicodeError):
             return host, host.encode().decode("idna")
