@@ -199,7 +199,7 @@ def request_filter(private: Iterable[str], allowed: Iterable[str] | None = None)
     """
     listed = None if allowed is None else REQUEST_ALLOWED | {name.lower().encode("latin-1") for name in allowed}
     names = [name.lower().encode("latin-1").translate(DASHES) for name in private]
-    dropped = REQUEST_DROPPED | {name for name in names if not name.endswith(b"*")}
+    dropped = REQUEST_DROPPED.union(names)
     prefixes = REQUEST_DROPPED_PREFIXES + PROVIDER_PREFIXES + tuple(n[:-1] for n in names if n.endswith(b"*"))
 
     @lru_cache(maxsize=NAMES)

@@ -200,6 +200,7 @@ def test_h10_scheme_and_host_come_from_the_mapping() -> None:
         (b"https://3000-m1.previews.dev", b"https://3000-m1.previews.dev"),
         (b"https://app.acme.com/p?token=S", b"https://app.acme.com/"),
         (b"https://app.acme.com?token=S", b"https://app.acme.com/"),
+        (b"https://app.acme.com/?next=https://x.dev/", b"https://app.acme.com/"),
         (b"https://app.acme.com:8443/p", b"https://app.acme.com:8443/"),
         (b"https://3000-m1.previews.dev.evil.com/S", b"https://3000-m1.previews.dev.evil.com/"),
         (b"https://3000-m1.previews.dev@evil.com/S", None),
