@@ -26,7 +26,7 @@ CORE = [name for name in MODULES if name.startswith("preview_proxy.core")]
 LAYERS = [
     ["core"],
     ["errors"],
-    ["checks", "hosts", "jwks", "jwt_sessions", "live", "providers", "responses", "sessions", "tickets"],
+    ["checks", "hosts", "jwks", "jwt_sessions", "live", "providers", "responses", "sealed", "sessions", "tickets"],
     ["transports"],
     ["gate", "lease", "visit", "endpoints"],
     ["proxy"],

@@ -27,6 +27,7 @@ from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, PortNotAllowed, PreviewProxyError, ProviderError
 from preview_proxy.providers.base import endpoint_from_url
 from preview_proxy.providers.nullspace_errors import api_error, edge_error, json_object, may_be_edge_error, sdk_error
+from preview_proxy.sealed import SealedRequest
 
 if TYPE_CHECKING:
     from nullspace.client import AsyncNullspaceClient
@@ -207,16 +208,17 @@ class _HttpMint:
         return api_error(response.status_code, tuple((n.lower(), v) for n, v in response.headers.raw), body)
 
     def _request(self, preview: Preview) -> httpx.Request:
-        return httpx.Request(
+        return SealedRequest(
             "POST",
             f"{self._base_url}/v1/machines/{quote(preview.machine, safe='')}/ports/{preview.port}/preview-proxy-target",
-            headers=[
+            [
                 (b"accept", b"application/json"),
                 (b"accept-encoding", b"identity"),
-                (b"authorization", b"Bearer " + self._key.reveal()),
                 (b"content-type", b"application/json"),
                 (b"user-agent", b"preview-proxy"),
             ],
+            ((b"authorization", self._key),),
+            scheme=b"Bearer ",
             content=self._body,
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)},
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import anyio
 import pytest
 
@@ -12,6 +14,7 @@ from tests.world import EMBEDDER, MACHINE, OWNER, SECRET, ZONE, World
 
 pytestmark = pytest.mark.anyio
 
+Kind = Literal["http", "websocket"]
 LIMITS = Limits(header_count=60, header_bytes=8000, path_bytes=1000, query_bytes=2000, body_bytes=5000)
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
@@ -97,7 +100,9 @@ async def test_h06_h07_the_gate_never_arrives_wherever_it_stands(w: World, kind:
 
 
 @BOTH
-async def test_h12_h13_one_token_of_the_right_kind_and_none_in_the_target(w: World, kind: str) -> None:
+async def test_h12_h13_one_token_of_the_right_kind_and_none_in_the_target(
+    w: World, kind: Literal["http", "websocket"]
+) -> None:
     await seen(w, kind, ask(w, kind))
     asked = w.nullspace.edge_requests[-1]
     [token] = asked.values(b"x-nullspace-preview-proxy-token")

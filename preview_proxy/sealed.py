@@ -1,0 +1,58 @@
+"""A request for any httpx transport whose credentials only the transport sees.
+
+What wraps a transport, as tracing does, reads a request's headers: by name, in a loop, or as a copy. Only the transport
+itself writes `request.headers.raw` to the wire, so the credentials are in that, and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+
+from preview_proxy.core.secret import Secret
+
+Credentials = tuple[tuple[bytes, Secret], ...]
+
+
+class _Headers(httpx.Headers):
+    def __init__(self, headers: Any, credentials: Credentials, scheme: bytes) -> None:
+        super().__init__(headers)
+        self._credentials = credentials
+        self._scheme = scheme
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        return [*super().raw, *((name, self._scheme + secret.reveal()) for name, secret in self._credentials)]
+
+
+class SealedRequest(httpx.Request):
+    """An `httpx.Request` that is sent with `credentials` after its `headers`, also where something replaces those.
+
+    `scheme` goes before each credential, such as ``b"Bearer "`` (RFC 9110 §11.4).
+    """
+
+    def __init__(
+        self,
+        method: str,
+        url: httpx.URL | str,
+        headers: Iterable[tuple[bytes, bytes]],
+        credentials: Credentials,
+        *,
+        scheme: bytes = b"",
+        **options: Any,
+    ) -> None:
+        self._credentials: Credentials = ()  # httpx copies `raw` as it adds headers of its own
+        self._scheme = scheme
+        super().__init__(method, url, headers=list(headers), **options)
+        self._credentials = credentials
+        self.headers = self._headers
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: httpx.Headers) -> None:
+        self._headers = _Headers(headers, self._credentials, self._scheme)
