@@ -135,9 +135,8 @@ def _inner(reached: list[str], allowed: dict[str, set[str]], proxy: PreviewProxy
     async def census(request: Request) -> Response:
         return JSONResponse(count(proxy))
 
-    levers = [
-        Route(f"/levers/{lever.__name__}", lever, methods=["POST"]) for lever in (revoke, forbid, reaches, census)
-    ]
+    levers = (revoke, forbid, reaches, census)
+    routes = [Route(f"/levers/{lever.__name__}", lever, methods=["POST"]) for lever in levers]
     return Starlette(routes=[*routes, Route("/{rest:path}", page, methods=["GET", "POST"])])
 
 
