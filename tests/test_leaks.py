@@ -6,12 +6,17 @@ is left open; `tests.apart` fails a test for any such report.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import httpx
 import pytest
+from starlette.types import Message
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from preview_proxy import Limits, Policy
@@ -19,10 +24,58 @@ from preview_proxy.testing import Request, Response, WebSocket
 from tests.abilities import can
 from tests.apart import Apart
 from tests.servers import HTTP_SERVERS
+from tests.test_gate import HOST, Door, Upstream, gate_cookie
+from tests.test_visit import scope_of
 from tests.transports.test_relay_websocket import dial
 from tests.world import OWNER, World, read_answer, world
 
 pytestmark = pytest.mark.anyio
+
+
+class Connection:
+    """A server's end of a visitor, whose last reference closes it, as granian has it."""
+
+    def __init__(self, kind: str) -> None:
+        self.first = {"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"}
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Message:
+        if self.first:
+            message, self.first = self.first, {}
+            return message
+        return await anyio.sleep_forever()  # type: ignore[return-value]
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+class Failing(Upstream):
+    """A transport that keeps what it has raised, as a response does."""
+
+    error = httpx.ReadError("gone")
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("is_owner", [True, False], ids=["upstream fails", "refused"])
+async def test_w13_a_failure_keeps_no_connection_until_the_next_collection(kind: str, is_owner: bool) -> None:
+    door = Door(upstream=Failing())
+    headers = [(b"origin", b"https://" + HOST.encode()), *gate_cookie(door.gate() if is_owner else b"")]
+    gc.collect()
+    gc.disable()
+    try:
+        connection = Connection(kind)
+        await door.proxy(scope_of(kind, host=HOST, headers=headers), connection.receive, connection.send)
+        assert connection.sent[0]["status"] == (502 if is_owner else 401)
+        last = weakref.ref(connection)
+        del connection
+        await anyio.lowlevel.checkpoint()
+        assert last() is None
+    finally:
+        gc.enable()
+
 
 SOCKETS = 1000
 AT_ONCE = 25
