@@ -22,4 +22,4 @@ def observed(app: ASGIApp) -> ASGIApp:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))
     HTTPXClientInstrumentor().instrument(tracer_provider=provider)
-    return OpenTelemetryMiddleware(app, tracer_provider=provider)  # type: ignore[return-value]
+    return OpenTelemetryMiddleware(app, tracer_provider=provider)

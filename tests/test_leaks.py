@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -43,7 +43,8 @@ class Connection:
         if self.first:
             message, self.first = self.first, {}
             return message
-        return await anyio.sleep_forever()  # type: ignore[return-value]
+        await anyio.sleep_forever()
+        raise AssertionError
 
     async def send(self, message: Message) -> None:
         self.sent.append(message)
@@ -152,7 +153,7 @@ async def leave_the_handshake(w: World) -> None:
         await stream.send(w.request("/ponders", headers=fields))
 
 
-ENDS: dict[str, Callable[[World], Awaitable[None]]] = {
+ENDS: dict[str, Callable[[World], Coroutine[Any, Any, None]]] = {
     "the visitor closes": lambda w: use(w, "/ws"),
     "the visitor is gone": lambda w: use(w, "/ws", "abort"),
     "the visitor is gone in a frame": lambda w: use(w, "/ws", "half"),
@@ -204,9 +205,11 @@ async def test_w11_w13_a_thousand_sockets_that_end_in_twelve_ways_leave_nothing(
             await w.dev.wait_for(lambda dev: dev.open_connections == 0)
 
 
-async def asks(w: World, path: str, leaves: bool = False, body: bytes = b"", **fields: str) -> None:
+async def asks(
+    w: World, path: str, fields: dict[str, str] | None = None, *, leaves: bool = False, body: bytes = b""
+) -> None:
     with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
-        request = w.request(path, method="POST" if fields else "GET", headers={"Origin": w.origin, **fields})
+        request = w.request(path, method="POST" if fields else "GET", headers={"Origin": w.origin, **(fields or {})})
         if leaves:
             async with w.connected() as stream:
                 await stream.send(request + body)
@@ -215,7 +218,7 @@ async def asks(w: World, path: str, leaves: bool = False, body: bytes = b"", **f
             await w.raw(request + body)
 
 
-REQUESTS: dict[str, Callable[[World], Awaitable[None]]] = {
+REQUESTS: dict[str, Callable[[World], Coroutine[Any, Any, None]]] = {
     "whole": lambda w: asks(w, "/bytes/100000"),
     "cut": lambda w: asks(w, "/cut"),
     "garbage": lambda w: asks(w, "/garbage"),
@@ -223,9 +226,9 @@ REQUESTS: dict[str, Callable[[World], Awaitable[None]]] = {
     "left before the head": lambda w: asks(w, "/slow", leaves=True),
     "left in a stream": lambda w: asks(w, "/sse", leaves=True),
     "left in a download": lambda w: asks(w, "/bytes/50000000", leaves=True),
-    "left in an upload": lambda w: asks(w, "/body", leaves=True, body=b"abc", **{"Content-Length": "10"}),
-    "a broken upload": lambda w: asks(w, "/body", body=b"3\r\nabc\r\nzz\r\n", **{"Transfer-Encoding": "chunked"}),
-    "refused": lambda w: asks(w, "/echo", Cookie="x=1"),
+    "left in an upload": lambda w: asks(w, "/body", {"Content-Length": "10"}, leaves=True, body=b"abc"),
+    "a broken upload": lambda w: asks(w, "/body", {"Transfer-Encoding": "chunked"}, body=b"3\r\nabc\r\nzz\r\n"),
+    "refused": lambda w: asks(w, "/echo", {"Cookie": "x=1"}),
 }
 
 
