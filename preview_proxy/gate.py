@@ -156,6 +156,10 @@ class Gate:
         """Whether a revocation has ended what `session` opened."""
         return self._revoked.voids(session, preview)
 
+    def revocation(self, subject: str | None, preview: Preview | None, session: str | None) -> Revocation:
+        """A new one, of now."""
+        return Revocation(subject, preview, session, self._revoked.now((subject, preview, session)))
+
     def revoke(self, revocation: Revocation) -> bool:
         """Void gates and forget decisions that it is about; False if that has been done before."""
         if not self._revoked.add(revocation):

@@ -110,6 +110,15 @@ def test_a_revocation_is_news_once(revoked: Revoked) -> None:
     assert (len(revoked), revoked.count) == (1, 2)
 
 
+def test_a_new_one_is_later_than_the_last_though_the_clock_was_set_back(revoked: Revoked, clock: Clock) -> None:
+    revoked.add(revocation("ada", at=NOW))
+    clock.now -= 5
+    assert revoked.add(revocation("ada", at=revoked.now(("ada", None, None))))
+    assert revoked.now(("eve", None, None)) == NOW - 5
+    clock.now += 10
+    assert revoked.now(("ada", None, None)) == NOW + 5
+
+
 def test_it_is_known_for_as_long_as_what_it_voids_could_hold(revoked: Revoked, clock: Clock) -> None:
     revoked.add(revocation("ada"))
     clock.now += 3600
