@@ -150,13 +150,12 @@ class LiveRelays:
         return relay.cut
 
     def is_elsewhere(self) -> bool:
-        """Whether the relays run on an event loop, and the caller does not."""
-        if self._loop is None or not self._loop.is_running():
-            return False
+        """Whether the caller is not on the event loop of the relays. Before the first, any loop is theirs."""
         try:
-            return asyncio.get_running_loop() is not self._loop
+            running = asyncio.get_running_loop()
         except RuntimeError:
             return True
+        return self._loop is not None and self._loop.is_running() and self._loop is not running
 
     def refuse_if_draining(self) -> None:
         """Raise ``shutting_down`` where no relay may begin."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -240,20 +239,22 @@ class PreviewProxy:
         with 4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number
         of them in this process is returned; other workers are told in the background, if there are `revocations`.
 
-        Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI. Raises
-        `ValueError` where nothing is named.
+        Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI; elsewhere it
+        raises `RuntimeError`. Raises `ValueError` where nothing is named.
         """
         if (subject is None and preview is None and session is None) or session == "":
             raise ValueError("name the subject, the preview, the session, or several of them")
-        revocation = Revocation(subject, preview, session, time.time())
         if self._live.is_elsewhere():
-            return from_thread.run_sync(self._revoke, revocation)
-        return self._revoke(revocation)
+            return from_thread.run_sync(self._revoke, subject, preview, session)
+        return self._revoke(subject, preview, session)
 
-    def _revoke(self, revocation: Revocation) -> int:
+    def _revoke(self, subject: str | None, preview: Preview | None, session: str | None) -> int:
+        """The time is read here, on the event loop: nothing is issued between that and the end of it."""
+        revocation = self._gate.revocation(subject, preview, session)
+        ended = self._end(revocation)  # first: it must act here, whatever becomes of the others
         if self._workers is not None:
             self._workers.publish(revocation)
-        return self._end(revocation)
+        return ended
 
     def _end(self, revocation: Revocation) -> int:
         """Do what a revocation, of this worker or another, asks for; once, for ours comes back."""

@@ -145,6 +145,21 @@ async def test_a07_the_customers_own_session_is_known_by_its_ref() -> None:
         assert await status("login-2") == 404
 
 
+async def test_w10_a_second_time_acts_though_the_clock_was_set_back() -> None:
+    async def session(connection: HTTPConnection) -> str:
+        return OWNER
+
+    async with world(session=session, tickets=None) as w:
+        w.proxy.revoke(subject=OWNER)
+        w.proxy._gate._revoked._clock = lambda: 1.0
+        with anyio.fail_after(10):
+            async with dial(w) as socket:
+                await socket.send("x")
+                await socket.recv()
+                assert w.proxy.revoke(subject=OWNER) == 1
+                assert (await closed(socket))[0] == 4401
+
+
 async def test_somebody_or_something_is_named(w: World) -> None:
     with pytest.raises(ValueError, match="name the subject"):
         w.proxy.revoke()

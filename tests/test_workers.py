@@ -13,6 +13,7 @@ import pytest
 from preview_proxy import Limits, Policy, Preview, Revocation, workers
 from preview_proxy.errors import CheckFailed
 from preview_proxy.workers import Workers
+from tests.test_gate import Door
 from tests.test_live import until
 from tests.test_revoke import LOGIN, gate
 from tests.transports.test_relay_websocket import closed, dial
@@ -131,6 +132,20 @@ async def test_a_revocation_may_come_from_a_worker_thread() -> None:
                 await socket.recv()
                 assert await anyio.to_thread.run_sync(lambda: w.proxy.revoke(session=LOGIN)) == 1
                 assert (await closed(socket))[0] == 4401
+
+
+async def test_a07_a_worker_thread_may_revoke_before_anything_was_relayed() -> None:
+    bus = Bus()
+    async with world(revocations=bus, sign_in=False) as w:
+        assert await anyio.to_thread.run_sync(lambda: w.proxy.revoke(session=LOGIN)) == 0
+        w.gate = gate(w)
+        assert (await w.get("/echo")).status == 401
+        await until(lambda: [each.session for each in bus.kept] == [LOGIN])
+
+
+def test_where_there_is_no_event_loop_nothing_is_revoked_in_silence() -> None:
+    with pytest.raises(RuntimeError):
+        Door().proxy.revoke(session=LOGIN)
 
 
 async def test_v10_a_revocation_is_published_until_it_arrives(caplog: pytest.LogCaptureFixture) -> None:
