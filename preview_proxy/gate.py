@@ -66,6 +66,7 @@ class Gate:
         self._decision_ttl = decision_ttl
         self._router = router
         self._workers = workers
+        # a gate counts as issued with its ticket, and lasts from when that was spent
         self._revoked = Revoked(tickets.gate_ttl + MAX_TICKET_TTL if tickets else CUSTOMERS_SESSIONS)
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
         self._latest: Recent[tuple[str, str, Preview], float] = Recent(MEMORY)

@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from preview_proxy import Preview, Session
+from preview_proxy import Preview, Session, Tickets
 from preview_proxy.revocation import Revocation, Revoked
+from preview_proxy.tickets import MAX_TICKET_TTL
+from tests.test_gate import EMBEDDERS, PREVIEW, PUBLIC, Door
+from tests.world import SECRET
 
-PREVIEW = Preview("m1", 3000)
+pytestmark = pytest.mark.anyio
+
 NOW = 1_000_000.0
 
 
@@ -128,6 +132,23 @@ def test_it_is_known_for_as_long_as_what_it_voids_could_hold(revoked: Revoked, c
     revoked.add(revocation("grace", at=clock.now))
     assert not revoked.voids(session(), PREVIEW)
     assert len(revoked) == 2
+
+
+async def test_a07_it_is_known_for_as_long_as_the_gate_of_a_ticket_from_before_it(clock: Clock) -> None:
+    tickets = Tickets(SECRET, EMBEDDERS, clock=clock)
+    gate = Door(tickets=tickets).proxy._gate
+    gate._revoked._clock = clock
+    ticket = tickets.issue(origin=PUBLIC, preview=PREVIEW, session=Session("ada"))
+    gate.revoke(revocation("ada"))
+    clock.now += MAX_TICKET_TTL - 1
+    spent = await tickets.exchange(ticket, origin=PUBLIC, preview=PREVIEW, embedder=EMBEDDERS[0])
+    value, max_age = tickets.gate(origin=PUBLIC, preview=PREVIEW, session=spent)
+    clock.now += max_age - 0.5
+    for number in range(3):
+        gate.revoke(revocation(f"other-{number}", at=clock.now))
+    read = tickets.read_gate(value.encode(), origin=PUBLIC, preview=PREVIEW)
+    assert read is not None
+    assert gate.is_void(read, PREVIEW)
 
 
 def test_the_memory_is_bounded_and_what_falls_out_of_it_opens_nothing(clock: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -92,6 +93,19 @@ async def test_what_comes_back_to_its_own_worker_does_not_end_what_began_since()
                     apply(bus.kept[0])
                 await socket.send("x")
                 assert await socket.recv() == "x"
+
+
+async def test_a07_a_ticket_that_is_spent_before_the_revocation_is_heard_gives_no_gate_that_outlasts_it() -> None:
+    bus = Bus()
+    async with world(revocations=bus, sign_in=False) as w:
+        ticket = await w.ticket()
+        revocation = Revocation(OWNER, None, None, time.time())  # of a worker that is not heard yet
+        w.gate = (await w.exchange(ticket)).values(b"set-cookie")[0].split(b";")[0].partition(b"=")[2].decode()
+        assert (await w.get("/echo")).status == 200
+        await bus.publish(revocation)
+        assert (await w.get("/echo")).status == 401
+        w.gate = await w.sign_in()
+        assert (await w.get("/echo")).status == 200
 
 
 async def test_v10_a_worker_that_starts_later_knows_what_was_revoked_before() -> None:
