@@ -176,6 +176,48 @@ async def test_v10_a_revocation_is_published_until_it_arrives(caplog: pytest.Log
     assert "canary" not in caplog.text
 
 
+@pytest.mark.parametrize("of", ["the client", "the task"])
+async def test_v10_a_cancellation_that_comes_through_is_a_loss_of_touch_and_no_end(
+    of: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[str] = []
+    leave, back = asyncio.Event(), asyncio.Event()
+
+    class Leaking(Bus):
+        async def publish(self, revocation: Revocation) -> None:
+            attempts.append("publish")
+            if not back.is_set():
+                raise asyncio.CancelledError
+            await super().publish(revocation)
+
+        async def listen(self, apply: Callable[[Revocation], object], ready: Callable[[], None]) -> None:
+            attempts.append("listen")
+            if not attempts[1:] or back.is_set():
+                ready()
+                await (asyncio.Event() if back.is_set() else leave).wait()
+            if of == "the task" and not back.is_set():
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            raise asyncio.CancelledError
+
+    ours = Workers(Leaking(), lambda _: None, 0.001)
+    with anyio.fail_after(5):
+        await ours.heard(5)
+        leave.set()
+        await until(lambda: not ours._in_touch.is_set() and time.monotonic() > ours._lost_at + 0.001)
+        with pytest.raises(CheckFailed):
+            await ours.heard(0.01)
+        ours.publish(REVOCATION)
+        await until(lambda: attempts.count("publish") > 1)
+        back.set()
+        await ours.heard(5)
+        await until(lambda: ours._publishing == set())
+        await ours.aclose()
+    assert "publishing a revocation was cancelled" in caplog.text
+    assert ("listening for revocations of other workers was cancelled" in caplog.text) is (of == "the client")
+
+
 async def test_what_is_still_to_be_published_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "FAREWELL", 0.01)
     before = asyncio.all_tasks()
