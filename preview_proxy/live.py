@@ -70,7 +70,7 @@ class Checks(Protocol):
 class _Relay:
     """One relay: the task it runs in, and what cut it short."""
 
-    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "receive", "task", "uploaded", "watcher")
+    __slots__ = ("admission", "ask_at", "cut", "expires_at", "is_over", "kind", "receive", "task", "uploaded", "watcher")
 
     def __init__(self, admission: Admission, kind: Kind, task: asyncio.Task[None]) -> None:
         self.admission = admission
@@ -82,9 +82,11 @@ class _Relay:
         self.uploaded: anyio.Event | None = None
         self.watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
+        self.is_over = False
 
     def end(self, cut: Cut) -> None:
-        if self.cut is None:
+        """Cut it short, unless it is over: what its task does then is none of ours."""
+        if self.cut is None and not self.is_over:
             self.cut = cut
             self.task.cancel(cut)
 
@@ -141,10 +143,17 @@ class LiveRelays:
         if self._sweeping is None:
             self._sweep_later()
         try:
-            await operation
+            try:
+                await operation
+            finally:
+                if relay.cut is not None:  # perhaps by itself in its last step: that is thrown where it next waits
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             if relay.cut is None or task.uncancel() > 0:
                 raise
+        else:
+            if relay.cut is not None:
+                task.uncancel()
         finally:
             self._forget(relay)
         return relay.cut
@@ -163,6 +172,7 @@ class LiveRelays:
             raise PreviewProxyError("shutting_down", detail="no new relays")
 
     def _forget(self, relay: _Relay) -> None:
+        relay.is_over = True
         self._relays.discard(relay)
         if relay.watcher is not None:
             relay.watcher.cancel()
