@@ -191,7 +191,7 @@ async def test_w10_an_open_websocket_is_closed_on_both_sides(
                 assert await w.pull("revoke", **named) == 1
                 assert await closed(socket) == closing
             await w.dev.wait_for(lambda dev: dev.websockets[-1].close_code == closing[0])
-            await until(lambda: len(w.proxy._live) == 0)
+            await until(lambda: w.proxy._occupancy.websocket.taken == 0)
     records = [record.getMessage() for record in caplog.records if record.name == "preview_proxy"]
     if isinstance(WEBSOCKET_SERVERS[server], Apart):  # it logs in its own process
         assert records == []

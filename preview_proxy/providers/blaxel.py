@@ -103,7 +103,7 @@ class Blaxel:
             headers = ((b"x-blaxel-workspace", _checked_workspace(workspace)), (b"blaxel-version", API_VERSION))
             api = api_option(base_url or API, allow_insecure_loopback)
             self._calls = HttpCalls(
-                JsonApi(api, credentials=[key], headers=headers, timeout=timeout, transport=transport)
+                JsonApi(api, credentials=(key,), headers=headers, timeout=timeout, transport=transport)
             )
         elif sdk is not None:
             self._calls = SdkCalls(sdk)

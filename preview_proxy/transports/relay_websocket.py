@@ -150,6 +150,7 @@ async def _relay(
         if down.is_done():  # only now: granian cannot close while `receive` is awaited
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+            await _leave(receive)
             return
         down.task.cancel()  # first of all: nothing passes any more
         # a server cancels without a word: it stops
@@ -220,13 +221,24 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
         text = message.get("text")  # servers may send both keys, one of them None
         content = message["bytes"] if text is None else text
         if len(content) > limit // 4 and _size(content) > limit:  # no character has more than four bytes
+            upstream.close(1009, "")
             await _send(send, {"type": "websocket.close", "code": 1009, "reason": "message too big"})
+            await _leave(receive)
             return 1009, ""
         if not await upstream.send(content):
             # upstream may have said why it closed; give the other pump the time to read it
             await asyncio.sleep(GRACE)
             await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
+            await _leave(receive)
             return 1011, ""
+
+
+async def _leave(receive: Receive) -> None:
+    """Take what the visitor still sends, for a second: hypercorn reads no close behind messages that nobody takes."""
+    with suppress(TimeoutError, OSError, RuntimeError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
 
 
 def _size(content: str | bytes) -> int:
