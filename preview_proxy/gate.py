@@ -125,13 +125,20 @@ class Gate:
         return session
 
     def _read_gate(self, tickets: Tickets, inbound: Inbound, routed: Routed) -> Session | None:
-        """A second cookie of the name may be planted: only what verifies counts."""
-        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))[:MAX_CANDIDATES]
-        read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
-        sessions = [each for each in read if each is not None and not self._revoked.voids(each, routed.preview)]
+        sessions = self._read_gates(tickets, inbound, routed)
         if len({session.subject for session in sessions}) > 1:
             raise BadRequest("bad_header", detail="gate cookies of several subjects")
         return sessions[0] if sessions else None
+
+    def _read_gates(self, tickets: Tickets, inbound: Inbound, routed: Routed) -> list[Session]:
+        """A second cookie of the name may be planted: only what verifies counts."""
+        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))[:MAX_CANDIDATES]
+        read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
+        return [each for each in read if each is not None and not self._revoked.voids(each, routed.preview)]
+
+    def sessions_of(self, inbound: Inbound, routed: Routed) -> list[Session]:
+        """The sessions of all gate cookies that have arrived and hold."""
+        return self._read_gates(self._tickets, inbound, routed) if self._tickets is not None else []
 
     def session_of(self, inbound: Inbound, routed: Routed) -> Session | None:
         """The session of the gate cookie, where one has arrived and holds."""
