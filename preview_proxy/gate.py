@@ -189,6 +189,7 @@ class Gate:
         revocations, asked_at = self._revoked.count, time.monotonic()
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:
+            self._decisions.drop((subject, preview))
             raise NotFound(detail="authorize said no")
         if allowed is not True:
             raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")

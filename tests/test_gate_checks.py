@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from preview_proxy import Limits, Preview, gate
-from preview_proxy.errors import ConfigurationError, Forbidden
+from preview_proxy.errors import ConfigurationError, Forbidden, NotFound
 from tests.test_gate import KINDS, PREVIEW, Door, gate_cookie
 from tests.world import OWNER
 
@@ -136,6 +136,15 @@ async def test_a07_anything_else_is_asked_again(kind: str, answer: object) -> No
     door = Door(authorize=authorize)
     statuses = [(await door.knock(kind, gate_cookie(door.gate()))).status for _ in range(3)]
     assert statuses == [404 if answer is False else 503] * 2 + [200]
+
+
+async def test_a07_a_no_ends_the_yes_that_was_remembered() -> None:
+    door = Door(authorize=Asked(True, False, True))
+    assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    with pytest.raises(NotFound):  # when it asks again about what is open
+        await door.proxy._gate.authorize(OWNER, PREVIEW)
+    assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    assert door.authorize.questions == [(OWNER, PREVIEW)] * 3
 
 
 async def test_a07_what_is_forgotten_is_asked_again() -> None:
