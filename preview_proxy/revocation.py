@@ -15,7 +15,10 @@ from preview_proxy.core.models import Preview
 from preview_proxy.sessions import Session
 
 MEMORY = 100_000
-"""Revocations kept. Past that, every gate as old as the one that is dropped is void: nothing opens again."""
+"""Revocations kept. Past that, every gate as old as the one that is dropped is void: nothing opens again.
+
+A session of unknown age, such as the customer's own, is not: what is dropped then rests on the customer's own check.
+"""
 
 Key = tuple[str | None, Preview | None, str | None]
 

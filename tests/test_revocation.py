@@ -160,6 +160,9 @@ def test_the_memory_is_bounded_and_what_falls_out_of_it_opens_nothing(clock: Clo
     # nor does any other of that age: refused once too often is better than let in once
     assert revoked.voids(session(NOW + 989, ref="unrelated"), PREVIEW)
     assert not revoked.voids(session(NOW + 989.5, ref="unrelated"), PREVIEW)
+    # of unknown age, such as the customer's own: they would be refused for ever
+    assert not revoked.voids(session(None, ref="login-0"), PREVIEW)
+    assert revoked.voids(session(None, ref="login-999"), PREVIEW)
 
 
 def test_a_thousand_that_have_expired_leave_no_trace(revoked: Revoked, clock: Clock) -> None:
