@@ -12,6 +12,7 @@ import pytest
 
 from preview_proxy import Limits, Preview, gate
 from preview_proxy.errors import ConfigurationError, Forbidden, NotFound
+from preview_proxy.live import Admission
 from tests.test_gate import KINDS, PREVIEW, Door, gate_cookie
 from tests.world import OWNER
 
@@ -127,6 +128,25 @@ async def test_a07_a_yes_holds_for_a_while_and_for_one_subject_and_preview(kind:
     clock.passed = Limits().decision_ttl
     assert (await door.knock(kind, gate_cookie(door.gate()))).status == 200
     assert len(authorize.questions) == 3
+
+
+async def test_a07_a_yes_that_was_remembered_counts_from_when_it_was_asked_for(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door()
+    admissions: list[Admission] = []
+    run = door.proxy._live.run
+
+    async def noted(admission: Admission, *rest: Any) -> Any:
+        admissions.append(admission)
+        return await run(admission, *rest)
+
+    monkeypatch.setattr(door.proxy._live, "run", noted)
+    for clock.passed in (0.0, 3.0):
+        assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    first, second = admissions
+    assert second.yes_at == first.yes_at
+    assert second.since >= first.since + 3
 
 
 @KINDS
