@@ -76,14 +76,17 @@ class Gate:
 
     async def admit(self, scope: Mapping[str, Any], inbound: Inbound, routed: Routed) -> Admission:
         """Who the visitor is. Raises `Unauthorized`, `NotFound`, `CheckFailed`, or `Rejected` if cross-site."""
-        if self._workers is not None:
-            await self._workers.heard(self._timeout)
-        preview, revocations = routed.preview, self._revoked.count
+        preview, before = routed.preview, self._revoked.count
         session, ambient, by_gate = self._by_gate(inbound, routed), True, True
         if session is None and self._session is not None:
             session, ambient, by_gate = await self._ask(self._session, scope, inbound), self._ambient, False
-        if session is None or (not by_gate and self._revoked.voids(session, preview)):
+        if session is None:
             raise Unauthorized(detail="no session")
+        if self._workers is not None:  # only now: who is nobody keeps nothing waiting
+            await self._workers.heard(self._timeout)
+        revocations = self._revoked.count
+        if (not by_gate or revocations != before) and self._revoked.voids(session, preview):
+            raise Unauthorized(detail="the session was revoked")
         if ambient:
             check_origin(inbound, routed.public)
         now = time.monotonic()

@@ -137,6 +137,37 @@ async def test_v10_a_worker_that_hears_nothing_lets_nobody_in() -> None:
             assert (await w.get("/echo")).status == 200
 
 
+async def test_v10_who_is_not_signed_in_is_told_so_at_once() -> None:
+    bus = Bus()
+    bus.broken = True
+    async with world(revocations=bus, sign_in=False, policy=Policy(limits=Limits(check_timeout=60))) as w:
+        assert (await w.get("/echo")).status == 401
+
+
+@pytest.mark.parametrize(("login", "status"), [(LOGIN, 401), ("login-2", 200)])
+async def test_v10_what_a_visitor_waits_for_counts(login: str, status: int) -> None:
+    bus, opened = Bus(), anyio.Event()
+    before = time.time() - 1
+    bus.kept = [Revocation(None, None, LOGIN, before), Revocation(OWNER, None, None, before)]
+    heard = bus.listen
+
+    class Slow(Bus):
+        async def listen(self, apply: Callable[[Revocation], object], ready: Callable[[], None]) -> None:
+            await opened.wait()
+            await heard(apply, ready)
+
+    async with world(revocations=Slow(), sign_in=False) as w:
+        w.gate = gate(w, login)
+
+        async def ask() -> None:
+            assert (await w.get("/echo")).status == status
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: bool(w.proxy._gate._gates))
+            opened.set()
+
+
 async def test_a_revocation_may_come_from_a_worker_thread() -> None:
     async with world() as w:
         w.gate = gate(w)
