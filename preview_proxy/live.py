@@ -31,6 +31,9 @@ PATIENCE = 0.25
 RETRY = 1.0
 """Seconds after which a question that was not answered is asked again."""
 
+PARTING = 5.0
+"""Seconds that relays have at a shutdown to end once they were told to: to say so to both sides, and to close."""
+
 Kind = Literal["http", "websocket"]
 Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
 
@@ -99,6 +102,10 @@ class _Relay:
         self.end("left")
 
 
+async def _nothing() -> None:
+    pass
+
+
 class LiveRelays:
     """Runs relays, and ends them when their visitor leaves or may no longer see, or the server stops.
 
@@ -114,7 +121,7 @@ class LiveRelays:
         self._asking: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
-        self._draining = False
+        self._draining = 0
 
     def __len__(self) -> int:
         return len(self._relays)
@@ -253,17 +260,28 @@ class LiveRelays:
         else:
             relay.ask_at = time.monotonic() + min(RETRY, self._interval / 10)
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - the drain's own deadline, in seconds
-        """End WebSockets now, and HTTP exchanges when they finish or after `timeout` seconds."""
-        self._draining = True
+    async def drain(
+        self,
+        timeout: float,  # noqa: ASYNC109 - the drain's own deadline, in seconds
+        close: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
+        """End WebSockets now, and HTTP exchanges when they finish or after `timeout` seconds; then await `close`.
+
+        Nothing begins before that is done.
+        """
+        self._draining += 1
         try:
             self._end("websocket")
             with anyio.move_on_after(timeout):
                 await self._wait_empty()
             self._end("http")
-            await self._wait_empty()
+            with anyio.move_on_after(PARTING):
+                await self._wait_empty()
+            if self._relays:
+                logger.warning("relays that go on %g s after they were told to end: %d", PARTING, len(self._relays))
+            await close()
         finally:
-            self._draining = False
+            self._draining -= 1
             if not self._relays:
                 self._rest()
 

@@ -149,6 +149,7 @@ class PreviewProxy:
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
+        self._live.refuse_if_draining()  # before it starts anything, and after it has waited
         admission = await self._gate.admit(visit.scope, inbound, routed)
         self._live.refuse_if_draining()
         subject = admission.session.subject
@@ -281,7 +282,9 @@ class PreviewProxy:
         The middleware and the app do this at shutdown; call it yourself where the proxy is mounted by `Host(...)`,
         since Starlette does not pass the lifespan to mounted apps.
         """
-        await self._live.drain(self._limits.drain_timeout)
+        await self._live.drain(self._limits.drain_timeout, self._close)
+
+    async def _close(self) -> None:
         if self._workers is not None:
             await self._workers.aclose()
         await self._transport.aclose()

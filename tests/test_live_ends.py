@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
@@ -101,6 +102,45 @@ async def test_a_relay_that_is_cut_in_its_last_step_takes_its_cancellation_along
     with anyio.fail_after(5):
         await task
     assert task.cancelling() == 0
+
+
+async def test_v09_what_does_not_end_when_told_to_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "PARTING", 0.01)
+    relays, finish, begun = new_relays(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        while not finish.is_set():
+            with suppress(asyncio.CancelledError):
+                await finish.wait()
+
+    with anyio.fail_after(5):
+        task = asyncio.create_task(relays.run(admitted(), "http", stubborn(), None))
+        await begun.wait()
+        await relays.drain(0.01)
+        assert "relays that go on 0.01 s after they were told to end: 1" in caplog.text
+        finish.set()
+        assert await task == "drained"
+
+
+async def test_v09_nothing_begins_while_the_rest_is_closed() -> None:
+    relays, closing, closed = new_relays(), asyncio.Event(), asyncio.Event()
+
+    async def close() -> None:
+        closing.set()
+        await closed.wait()
+
+    with anyio.fail_after(5):
+        first = asyncio.create_task(relays.drain(5, close))
+        await closing.wait()
+        await relays.drain(5)  # a second one that ends before
+        with pytest.raises(PreviewProxyError, match="shutting_down"):
+            relays.refuse_if_draining()
+        closed.set()
+        await first
+    relays.refuse_if_draining()
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -168,6 +168,23 @@ async def test_v10_what_a_visitor_waits_for_counts(login: str, status: int) -> N
             opened.set()
 
 
+async def test_v09_a_request_during_a_shutdown_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str | None] = []
+    async with world(revocations=Bus()) as w:
+        close, ours = w.proxy._transport.aclose, w.proxy._workers
+        assert ours is not None
+
+        async def ask_and_close() -> None:
+            if not refused:
+                refused.append((await w.get("/echo")).code)
+                assert ours._listening is None
+            await close()
+
+        monkeypatch.setattr(w.proxy._transport, "aclose", ask_and_close)
+        await w.proxy.aclose()
+    assert refused == ["shutting_down"]
+
+
 async def test_a_revocation_may_come_from_a_worker_thread() -> None:
     async with world() as w:
         w.gate = gate(w)
