@@ -73,7 +73,7 @@ class Checks(Protocol):
 class _Relay:
     """One relay: the task it runs in, and what cut it short."""
 
-    __slots__ = ("admission", "ask_at", "cut", "expires_at", "is_over", "kind", "receive", "task", "uploaded", "watcher")
+    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "over", "receive", "task", "uploaded", "watcher")
 
     def __init__(self, admission: Admission, kind: Kind, task: asyncio.Task[None]) -> None:
         self.admission = admission
@@ -85,11 +85,11 @@ class _Relay:
         self.uploaded: anyio.Event | None = None
         self.watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
-        self.is_over = False
+        self.over = False
 
     def end(self, cut: Cut) -> None:
         """Cut it short, unless it is over: what its task does then is none of ours."""
-        if self.cut is None and not self.is_over:
+        if self.cut is None and not self.over:
             self.cut = cut
             self.task.cancel(cut)
 
@@ -179,7 +179,7 @@ class LiveRelays:
             raise PreviewProxyError("shutting_down", detail="no new relays")
 
     def _forget(self, relay: _Relay) -> None:
-        relay.is_over = True
+        relay.over = True
         self._relays.discard(relay)
         if relay.watcher is not None:
             relay.watcher.cancel()

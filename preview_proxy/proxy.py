@@ -235,10 +235,11 @@ class PreviewProxy:
         """Take access back, at once: from all of `subject`, to `preview`, for one login, or a mix.
 
         `session` is the `session_ref` that its ticket was issued with, or the `Session.ref` of your own session; alone
-        it names every login of that ref, whoever's, so name the `subject` too where refs are not unique. Call it when somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and
-        gates issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close
-        with 4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number
-        of them in this process is returned; other workers are told in the background, if there are `revocations`.
+        it names every login of that ref, whoever's, so name the `subject` too where refs are not unique. Call it when
+        somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and gates
+        issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close with
+        4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number of
+        them in this process is returned; other workers are told in the background, if there are `revocations`.
 
         Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI; elsewhere it
         raises `RuntimeError`. Raises `ValueError` where nothing is named.

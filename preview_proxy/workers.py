@@ -29,7 +29,7 @@ class Revocations(Protocol):
     """Carries revocations between workers, as Redis does with a key for each and a channel for all."""
 
     async def publish(self, revocation: Revocation) -> None:
-        """Keep `revocation` for as long as a gate may hold, and tell every worker. If it raises it is called again."""
+        """Keep `revocation` for `gate_ttl` and 30 seconds, and tell every worker. If it raises it is called again."""
         ...
 
     async def listen(self, apply: Callable[[Revocation], object], ready: Callable[[], None]) -> None:
