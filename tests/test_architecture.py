@@ -39,6 +39,7 @@ LAYERS = [
         "providers",
         "responses",
         "revocation",
+        "sealed",
         "sessions",
         "tickets",
         "workers",

@@ -11,7 +11,9 @@ from starlette.requests import HTTPConnection
 
 from preview_proxy import Preview, Session, Tickets
 from preview_proxy.core.models import Origin
+from tests.apart import Apart
 from tests.servers import WEBSOCKET_SERVERS
+from tests.test_live import until
 from tests.transports.test_relay_websocket import closed, dial
 from tests.world import EMBEDDER, MACHINE, OWNER, SECRET, World, world
 
@@ -24,6 +26,18 @@ def gate(w: World, login: str = LOGIN, *, subject: str = OWNER, expires_at: floa
     """A new gate for the login of a subject."""
     session = Session(subject, login, expires_at)
     return Tickets(SECRET, [EMBEDDER]).gate(origin=Origin.parse(w.origin), preview=PREVIEW, session=session)[0]
+
+
+class Undecided:
+    """An `authorize` that says yes, once it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = anyio.Event(), anyio.Event()
+
+    async def __call__(self, subject: str, preview: Preview) -> bool:
+        self.asked.set()
+        await self.answer.wait()
+        return True
 
 
 @pytest.fixture
@@ -75,13 +89,7 @@ async def test_a07_a_ticket_for_a_login_that_has_ended_is_refused(w: World) -> N
 
 @pytest.mark.parametrize("named", [{"subject": OWNER}, {"preview": PREVIEW}, {"session": LOGIN}])
 async def test_a07_what_was_being_decided_meanwhile_is_refused(named: dict[str, Any]) -> None:
-    asked, answer = anyio.Event(), anyio.Event()
-
-    async def authorize(subject: str, preview: Preview) -> bool:
-        asked.set()
-        await answer.wait()
-        return True
-
+    authorize = Undecided()
     with anyio.fail_after(10):
         async with world(authorize=authorize, sign_in=False) as w:
             w.gate = gate(w)
@@ -91,10 +99,31 @@ async def test_a07_what_was_being_decided_meanwhile_is_refused(named: dict[str, 
 
             async with anyio.create_task_group() as group:
                 group.start_soon(ask)
-                await asked.wait()
+                await authorize.asked.wait()
                 w.proxy.revoke(**named)
-                answer.set()
+                authorize.answer.set()
             assert w.dev.received == []
+
+
+@pytest.mark.parametrize("named", [{"subject": OWNER}, {"preview": PREVIEW}, {"session": LOGIN}])
+async def test_a07_a_ticket_that_is_being_exchanged_meanwhile_is_refused(named: dict[str, Any]) -> None:
+    authorize = Undecided()
+    authorize.answer.set()
+    with anyio.fail_after(10):
+        async with world(authorize=authorize, sign_in=False) as w:
+            ticket = (await w.proxy.ticket(PREVIEW, subject=OWNER, session_ref=LOGIN)).ticket
+            authorize.asked, authorize.answer = anyio.Event(), anyio.Event()
+
+            async def exchange() -> None:
+                refused = await w.exchange(ticket)
+                assert (refused.status, refused.json()["code"]) == (403, "ticket_refused")
+                assert refused.values(b"set-cookie") == []
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(exchange)
+                await authorize.asked.wait()
+                w.proxy.revoke(**named)
+                authorize.answer.set()
 
 
 async def test_a07_the_customers_own_session_is_known_by_its_ref() -> None:
@@ -135,8 +164,9 @@ async def test_somebody_or_something_is_named(w: World) -> None:
     ],
 )
 async def test_w10_an_open_websocket_is_closed_on_both_sides(
-    server: str, named: dict[str, str], closing: tuple[int, str]
+    server: str, named: dict[str, str], closing: tuple[int, str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "preview_proxy")
     async with world(serve=WEBSOCKET_SERVERS[server]) as w:
         w.gate = gate(w)
         with anyio.fail_after(10):
@@ -146,6 +176,12 @@ async def test_w10_an_open_websocket_is_closed_on_both_sides(
                 assert await w.pull("revoke", **named) == 1
                 assert await closed(socket) == closing
             await w.dev.wait_for(lambda dev: dev.websockets[-1].close_code == closing[0])
+            await until(lambda: len(w.proxy._live) == 0)
+    records = [record.getMessage() for record in caplog.records if record.name == "preview_proxy"]
+    if isinstance(WEBSOCKET_SERVERS[server], Apart):  # it logs in its own process
+        assert records == []
+    else:
+        assert [f"{closing[1]}: cut short" in record for record in records] == [True]
 
 
 async def test_a08_an_event_stream_is_cut(w: World) -> None:

@@ -16,6 +16,7 @@ from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, p
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
 from preview_proxy.transports.exchange import Lease, Run, Upstream, cut_short, explanation, translate
+from preview_proxy.transports.relay_http import Aborted
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
@@ -43,7 +44,8 @@ async def relay_websocket(
     """Relay one WebSocket, after its ``websocket.connect``. Returns when both sides are closed.
 
     `can_deny` tells whether the server offers ``websocket.http.response``: then a refusal by upstream reaches the
-    visitor as the HTTP response it is. Raises `PreviewProxyError` while nothing was sent downstream.
+    visitor as the HTTP response it is. Raises `PreviewProxyError` while nothing was sent downstream, and `Aborted`, for
+    the log, of a WebSocket that was open and had to end.
     """
     dialling = _Dialling(inbound, lease, rules, transport)
     failure: PreviewProxyError | None = None
@@ -59,8 +61,10 @@ async def relay_websocket(
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
-            age = dialling.max_age
-            await run("websocket", _relay(response, dialling.accept, rules, receive, send, age), None)
+            relaying = _relay(response, dialling.accept, rules, receive, send, dialling.max_age)
+            cut = await run("websocket", relaying, None)
+            if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
+                raise Aborted(ended)
         elif dialling.refusal is not None:
             await _deny(dialling.refusal, dialling.body, send, can_deny)
     finally:
@@ -137,6 +141,7 @@ async def _relay(
             async with asyncio.timeout(None if max_age is None else max_age * FULL_AGE):
                 closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
         except TimeoutError:  # before upstream breaks it off: clients take a close for a reason to connect again
+            down.task.cancel()
             closing = await _bid_farewell(send, 1012, "reconnect")
         down.task.cancel()
         upstream.close(*closing)
@@ -145,6 +150,7 @@ async def _relay(
         if down.is_done():  # only now: granian cannot close while `receive` is awaited
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+            await _leave(receive)
             return
         down.task.cancel()  # first of all: nothing passes any more
         # a server cancels without a word: it stops
@@ -215,13 +221,24 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
         text = message.get("text")  # servers may send both keys, one of them None
         content = message["bytes"] if text is None else text
         if len(content) > limit // 4 and _size(content) > limit:  # no character has more than four bytes
+            upstream.close(1009, "")
             await _send(send, {"type": "websocket.close", "code": 1009, "reason": "message too big"})
+            await _leave(receive)
             return 1009, ""
         if not await upstream.send(content):
             # upstream may have said why it closed; give the other pump the time to read it
             await asyncio.sleep(GRACE)
             await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
+            await _leave(receive)
             return 1011, ""
+
+
+async def _leave(receive: Receive) -> None:
+    """Take what the visitor still sends, for a second: hypercorn reads no close behind messages that nobody takes."""
+    with suppress(TimeoutError, OSError, RuntimeError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
 
 
 def _size(content: str | bytes) -> int:

@@ -267,3 +267,8 @@ def test_a_rejection_reads_as_its_code_and_detail(rejected: Rejected, text: str)
     assert str(rejected) == text
     assert rejected.code == "bad_host"
     assert rejected.detail in ("", "none") and rejected.detail in text
+
+
+def test_v13_the_ports_of_a_machine_do_not_collide() -> None:
+    previews = [Preview("m1", port, generation) for port in range(1, 2001) for generation in (0, 1)]
+    assert len({hash(preview) for preview in previews}) == len(previews)

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from preview_proxy.core.cookies import is_token
 from preview_proxy.core.headers import USUAL_RESPONSE
-from preview_proxy.core.models import Origin, RawHeaders, Rejected, Reply
-from preview_proxy.core.plan import _REWRITES, Rules, compile_rules, plan_accept, plan_response
+from preview_proxy.core.models import Endpoint, Origin, Preview, RawHeaders, Rejected, Reply
+from preview_proxy.core.plan import _REWRITES, Route, Rules, compile_rules, plan_accept, plan_response
 from preview_proxy.core.policy import ADDED_HEADERS, Limits, Policy
+from preview_proxy.core.secret import Secret
 from preview_proxy.core.websocket import accept_value
 from tests.core.test_plan import CANARY, EMBEDDER, KEY, NEVER, PUBLIC, ROUTE, RULES, fields, named, rules, visit
 
@@ -147,6 +148,10 @@ def test_r05_an_allowed_origin_is_the_public_one(value: bytes, told: bytes | Non
 @pytest.mark.parametrize("name", [b"x-echo", b"location", b"set-cookie", b"content-security-policy", b"link"])
 def test_h18_a_field_that_repeats_the_credential_is_dropped(name: bytes, value: bytes) -> None:
     assert kept((name, value % CANARY.encode()), (b"x-kept", b"1")) == ((b"x-kept", b"1"),)
+
+
+def test_h18_nor_does_a_name_that_repeats_the_credential() -> None:
+    assert kept((b"x-" + CANARY.encode(), b"1"), (b"x-kept", b"1")) == ((b"x-kept", b"1"),)
 
 
 def test_r07_set_cookies_pass_in_order_and_not_folded() -> None:
@@ -308,11 +313,34 @@ def test_r11_a_field_that_never_passes_is_not_taken_for_sent() -> None:
 def test_r11_below_the_customers_own_domain_no_page_may_ask_for_passkeys() -> None:
     policy = Policy(added_headers={}, embedders=(EMBEDDER,))
     same_site = compile_rules(policy, cookies=[], headers=[], embedders=[], same_site=True)
-    allowed = (b"permissions-policy", b"publickey-credentials-get=(self)")
-    reply = response(allowed, rules=same_site)
-    # Structured Fields (RFC 9651 §3.2): of two values for one key the last counts
     denied = (b"permissions-policy", b"publickey-credentials-get=(), publickey-credentials-create=()")
-    assert reply.headers == (allowed, denied, FRAMES)
+    # RFC 9651 §4.2: a line that does not parse, beside ours, would void both
+    for own in (b"publickey-credentials-get=(self)", b"(((", b"A=1", b""):
+        assert response((b"permissions-policy", own), rules=same_site).headers == (denied, FRAMES)
+
+
+def test_r11_what_the_operator_says_of_other_features_stands_before_that() -> None:
+    policy = Policy(added_headers={"Permissions-Policy": "camera=(self)"})
+    same_site = compile_rules(policy, cookies=[], headers=[], embedders=[], same_site=True)
+    value = dict(response(rules=same_site).headers)[b"permissions-policy"]
+    assert value == b"camera=(self), publickey-credentials-get=(), publickey-credentials-create=()"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ((b"connection", b"content-type"), (b"content-type", b"text/plain")),
+        ((b"content-type", b"text/plain; x=s3cr3ts3cr3t"),),
+        ((b"connection", b"permissions-policy, x-content-type-options"), *CAREFUL),
+    ],
+    ids=["nominated type", "type with the credential", "nominated careful fields"],
+)
+def test_r11_what_does_not_go_out_was_not_sent(sent: tuple[tuple[bytes, bytes], ...]) -> None:
+    credentials = ((b"x-token", Secret("s3cr3ts3cr3t")),)
+    route = Route(Preview("m1", 3000), PUBLIC, Endpoint(Origin("https", "up.dev", 443), credentials=credentials))
+    default = rules(EMBEDDER, added_headers=ADDED_HEADERS)
+    reply = plan_response("GET", 200, sent, route, default)
+    assert sorted(reply.headers) == sorted((*CAREFUL, FRAMES))
 
 
 @pytest.mark.parametrize("name", [b"www-authenticate", b"proxy-authenticate"])

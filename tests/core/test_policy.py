@@ -33,7 +33,7 @@ def test_v01_the_defaults_are_a_promise() -> None:
         ("sockets_per_preview", 500),
         ("sockets", 8000),
         ("handshakes_per_minute", 600),
-        ("connections", 256),
+        ("connections", 500),
         ("pool_timeout", 2),
         ("connect_timeout", 5),
         ("head_timeout", 60),
@@ -73,6 +73,13 @@ def test_v01_a_limit_that_would_refuse_everything_is_refused(name: str, value: A
 @pytest.mark.parametrize("value", [1, 0.001, 10**12])
 def test_any_positive_limit_is_taken(value: Any) -> None:
     assert Limits(idle_timeout=value, body_bytes=1).idle_timeout == value
+
+
+def test_v02_by_default_nobody_waits_for_a_connection_and_no_preview_fills_the_process() -> None:
+    limits = Limits()
+    assert limits.requests_per_preview <= limits.connections
+    assert limits.requests_per_preview < limits.requests_per_subject < limits.requests / 2
+    assert limits.sockets_per_preview < limits.sockets / 2
 
 
 def test_a07_a_yes_stands_for_30_seconds_at_most() -> None:
