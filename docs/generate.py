@@ -39,6 +39,8 @@ LIMITS = {
     "write_timeout": ("Seconds for upstream to take what we write.", "`upstream_timeout`; on a WebSocket, close 1011"),
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
     "provider_timeout": ("Seconds for one call of the provider.", "`provider_timeout`"),
+    "mints_per_minute": ("Calls of the provider for targets in a minute, by one process.", "`provider_busy`"),
+    "wake_timeout": ("Seconds for the provider to wake a machine.", "the machine is shown as paused"),
     "decision_ttl": (
         "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
         "it is asked again",
@@ -50,6 +52,10 @@ POLICY = {
     "private_headers": "Names that a visitor's request loses before upstream. `x-acme-*` stands for any ending.",
     "private_cookies": "Cookies that never pass, in either direction. Yours, if they reach the previews' hosts.",
     "embedders": "Origins whose pages may frame a preview, besides those of `Tickets`. With none: `'none'`.",
+    "wake": "Whether a visitor who opens a page of a paused machine has it resumed, where the provider can. Once in 30 "
+    "seconds at most, and for nothing but a navigation.",
+    "revoke_on_close": "Whether targets are taken back at shutdown, where the provider can. Else they end when they "
+    "expire.",
     "limits": "The limits below.",
 }
 

@@ -7,6 +7,7 @@ from preview_proxy.errors import ConfigurationError, PreviewProxyError
 from preview_proxy.hosts import HostPattern, HostTable, Routed, Router, first_of
 from preview_proxy.jwt_sessions import JWTSession
 from preview_proxy.providers.base import Provider
+from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.nullspace import Nullspace
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
@@ -19,6 +20,7 @@ __all__ = [
     "CookieSession",
     "Embed",
     "Endpoint",
+    "HeldTarget",
     "HostPattern",
     "HostTable",
     "JWTSession",

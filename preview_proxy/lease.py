@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from preview_proxy.core.models import RawHeaders, Target
+from preview_proxy.core.models import Inbound, RawHeaders
 from preview_proxy.core.plan import Route
-from preview_proxy.errors import NotFound, PreviewProxyError
+from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError
 from preview_proxy.hosts import Routed
 from preview_proxy.providers.base import Provider, SupportsExplainError
 from preview_proxy.providers.cache import TargetCache
+from preview_proxy.providers.held import Holding
+from preview_proxy.providers.wakes import PAUSED, Wakes, may_wake
 
 # What a new credential cures. A preview can forge these answers, so the cache bounds how often one is minted.
 RENEWABLE = frozenset({"preview_proxy_token_expired", "preview_proxy_token_revoked", "preview_proxy_token_invalid"})
 
 
-class TargetLease:
-    """Resolves a preview's endpoint for one transport, and renews it once if the edge says that it ran out."""
+class Edge:
+    """The provider's edge, as far as its answers can be told from the app's."""
 
-    def __init__(
-        self, kind: Literal["http", "websocket"], routed: Routed, cache: TargetCache, provider: Provider
-    ) -> None:
-        self._kind = kind
-        self._routed = routed
-        self._cache = cache
+    def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self._target: Target | None = None
-
-    async def route(self) -> Route:
-        """Raises `ProviderError` where the provider fails, `NotFound` where the target has no such transport."""
-        self._target = await self._cache.get(self._routed.preview)
-        endpoint = self._target.http if self._kind == "http" else self._target.websocket
-        if endpoint is None:
-            raise NotFound(detail=f"the target has no {self._kind} endpoint")
-        return Route(self._routed.preview, self._routed.public, endpoint)
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
         # asked of failures only: `isinstance` of a protocol is slow
@@ -46,7 +32,52 @@ class TargetLease:
             return None
         return self._provider.explain_error(status, headers, body)
 
-    def renew(self, error: PreviewProxyError) -> bool:
-        if error.code not in RENEWABLE or self._target is None:
+
+class TargetLease(Edge):
+    """Resolves a preview's endpoint for one request, and cures once what its edge complains about.
+
+    A credential that ran out is renewed. With `wakes`, a navigation to a paused machine has it woken.
+    """
+
+    def __init__(
+        self, inbound: Inbound, routed: Routed, cache: TargetCache, provider: Provider, wakes: Wakes | None = None
+    ) -> None:
+        super().__init__(provider)
+        self._inbound = inbound
+        self._routed = routed
+        self._cache = cache
+        self._wakes = wakes
+        self._held: Holding | None = None
+
+    async def route(self) -> Route:
+        """Raises `ProviderError` where the provider fails, `NotFound` where the target has no such transport."""
+        held = self._held = await self._hold()
+        kind = self._inbound.kind
+        endpoint = held.target.http if kind == "http" else held.target.websocket
+        if endpoint is None:
+            raise NotFound(detail=f"the target has no {kind} endpoint")
+        self._cache.used(held, kind)
+        return Route(self._routed.preview, self._routed.public, endpoint)
+
+    async def _hold(self) -> Holding:
+        try:
+            return await self._cache.get(self._routed.preview)
+        except MachineUnavailable as error:
+            unavailable = error
+        if not await self._wake(unavailable):
+            raise unavailable.with_traceback(None)
+        self._cache.forget_failure(self._routed.preview)
+        return await self._cache.get(self._routed.preview)
+
+    async def _wake(self, error: PreviewProxyError) -> bool:
+        if error.code != PAUSED or self._wakes is None or not may_wake(self._inbound):
             return False
-        return self._cache.reject(self._routed.preview, self._target)
+        return await self._wakes.wake(self._routed.preview)
+
+    async def cure(self, error: PreviewProxyError) -> bool:
+        if self._held is None:
+            return False
+        if error.code in RENEWABLE:
+            return self._cache.reject(self._held, error.code)
+        self._cache.failed(self._held, error.code)
+        return await self._wake(error)

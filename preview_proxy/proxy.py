@@ -26,6 +26,9 @@ from preview_proxy.lease import TargetLease
 from preview_proxy.live import LiveRelays
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
+from preview_proxy.providers.held import HeldTarget
+from preview_proxy.providers.wakes import Wakes
+from preview_proxy.readiness import wait_until_ready
 from preview_proxy.sessions import Authenticator, Session
 from preview_proxy.tickets import Tickets
 from preview_proxy.transports.foreign import ForeignTransport
@@ -84,7 +87,11 @@ class PreviewProxy:
             headers=getattr(session, "headers", ()),
             embedders=tickets.embedders if tickets else (),
         )
-        self._targets = TargetCache(provider, timeout=self._limits.provider_timeout)
+        self._targets = TargetCache(
+            provider, timeout=self._limits.provider_timeout, mints_per_minute=self._limits.mints_per_minute
+        )
+        self._wakes = Wakes(provider, timeout=self._limits.wake_timeout) if policy.wake else None
+        self._revoke_on_close = policy.revoke_on_close
         self._transport = _upstream(transport, self._limits)
         self._live = LiveRelays()
 
@@ -125,7 +132,7 @@ class PreviewProxy:
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
         session = await self._gate.admit(visit.scope, inbound, routed)
-        lease = TargetLease(inbound.kind, routed, self._targets, self._provider)
+        lease = TargetLease(inbound, routed, self._targets, self._provider, self._wakes)
         self._live.refuse_if_draining()
         run = partial(self._live.run, subject=session.subject, preview=routed.preview)
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
@@ -196,6 +203,19 @@ class PreviewProxy:
         self._gate.forget(subject, preview)
         return self._live.revoke(subject, preview)
 
+    def inventory(self) -> list[HeldTarget]:
+        """The targets that this process holds, without their credentials: what each is for, and how it was used."""
+        return self._targets.inventory()
+
+    async def wait_until_ready(self, preview: Preview, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - it says so
+        """Return once something listens on the preview's port, for a page that shows the frame only then.
+
+        Asks the provider where it can tell, and else the app itself, by ``GET /``; never to wake the machine. Check
+        your own session first: this does not. Raises `MachineUnavailable` if nothing listens within `timeout` seconds,
+        and at once the `PreviewProxyError` of a failure that waiting does not mend.
+        """
+        await wait_until_ready(preview, self._provider, self._targets, self._transport, timeout)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -219,6 +239,9 @@ class PreviewProxy:
         """
         await self._live.drain(self._limits.drain_timeout)
         await self._transport.aclose()
+        if self._wakes is not None:
+            await self._wakes.aclose()
+        await self._targets.aclose(revoke=self._revoke_on_close)
         close = getattr(self._provider, "aclose", None)
         if close is not None:
             await close()

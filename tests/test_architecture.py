@@ -28,7 +28,7 @@ LAYERS = [
     ["errors"],
     ["checks", "hosts", "jwks", "jwt_sessions", "live", "providers", "responses", "sessions", "tickets"],
     ["transports"],
-    ["gate", "lease", "visit", "endpoints"],
+    ["gate", "lease", "readiness", "visit", "endpoints"],
     ["proxy"],
     [""],
     ["testing"],

@@ -15,9 +15,9 @@ import preview_proxy
 ROOT = Path(__file__).parent.parent
 
 PUBLIC = """
-    Authenticator ConfigurationError CookieSession Embed Endpoint HostPattern HostTable JWTSession Limits
-    MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
-    Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
+    Authenticator ConfigurationError CookieSession Embed Endpoint HeldTarget HostPattern HostTable JWTSession
+    Limits MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware
+    Provider Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
 """
 
 

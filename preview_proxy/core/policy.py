@@ -27,6 +27,8 @@ class Limits:
     write_timeout: float = 30.0
     check_timeout: float = 2.0
     provider_timeout: float = 15.0
+    mints_per_minute: int = 600
+    wake_timeout: float = 20.0
     decision_ttl: float = 5.0
     drain_timeout: float = 10.0
 
@@ -39,15 +41,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is kept from the sandbox, and who may frame its pages.
+    """What is kept from the sandbox, who may frame its pages, and what the provider may be asked to do.
 
     `private_headers` and `private_cookies` are further names to withhold from upstream; a trailing ``*`` in a
-    header name stands for any ending. `embedders` are the origins whose pages may frame a preview.
+    header name stands for any ending. `embedders` are the origins whose pages may frame a preview. `wake` has a
+    paused machine resumed for a visitor who opens one of its pages. `revoke_on_close` takes targets back at shutdown.
     """
 
     private_headers: tuple[str, ...] = ()
     private_cookies: tuple[str, ...] = ()
     embedders: tuple[str, ...] = ()
+    wake: bool = False
+    revoke_on_close: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ a traceback keeps every frame that its exception passed, with the locals in them
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ import httpx
 from preview_proxy.core.models import HOST, Endpoint, Preview, RawHeaders, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, PortNotAllowed, PreviewProxyError, ProviderError
+from preview_proxy.providers import nullspace_lifecycle
 from preview_proxy.providers.base import endpoint_from_url
 from preview_proxy.providers.nullspace_errors import api_error, edge_error, json_object, may_be_edge_error, sdk_error
 
@@ -160,6 +162,18 @@ class Nullspace:
         """The edge's error, told by its documented code; None for every other body, which is then the app's."""
         return edge_error(status, headers, body)
 
+    async def wait_until_ready(self, preview: Preview, *, timeout: float) -> None:  # noqa: ASYNC109 - Nullspace waits
+        """Return once something listens on the port. Raises `MachineUnavailable` after `timeout` seconds without."""
+        _raise(await nullspace_lifecycle.wait_until_ready(self._mint.call, preview, timeout))
+
+    async def wake(self, preview: Preview) -> None:
+        """Resume the machine. Raises `PreviewProxyError` if it does not run then."""
+        _raise(await nullspace_lifecycle.wake(self._mint.call, preview))
+
+    async def revoke(self, preview: Preview, target: Target) -> None:
+        """Revoke the grant behind `target`, and so both of its tokens."""
+        _raise(await nullspace_lifecycle.revoke(self._mint.call, preview, target.id))
+
     async def aclose(self) -> None:
         """Close the connections to the API."""
         await self._mint.aclose()
@@ -181,25 +195,30 @@ class _HttpMint:
     ) -> None:
         self._base_url = f"{api.origin}{api.base_path.decode()}"
         self._key = key
-        self._body = b"{}" if expires_in is None else b'{"expires_in_seconds":%d}' % expires_in
+        self._body: Answer = {} if expires_in is None else {"expires_in_seconds": expires_in}
         self._timeout = timeout
         self._transport = transport
 
     async def __call__(self, preview: Preview) -> Answer | PreviewProxyError:
+        path = f"/v1/machines/{quote(preview.machine, safe='')}/ports/{preview.port}/preview-proxy-target"
+        return await self.call("POST", path, self._body)
+
+    async def call(self, method: str, path: str, body: Answer | None = None) -> Answer | PreviewProxyError:
+        """The API's answer to one request, or the failure."""
         try:
             with anyio.fail_after(self._timeout):
-                return await self._post(preview)
+                return await self._send(self._request(method, path, body))
         except (TimeoutError, httpx.TimeoutException):
             return _timed_out(self._timeout)
         except Exception as error:
             return ProviderError(detail=f"the API could not be reached: {type(error).__name__}")
 
-    async def _post(self, preview: Preview) -> Answer | PreviewProxyError:
+    async def _send(self, request: httpx.Request) -> Answer | PreviewProxyError:
         if self._transport is None:
             # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
             self._transport = httpx.AsyncHTTPTransport(trust_env=False, retries=0, limits=limits)
-        response = await self._transport.handle_async_request(self._request(preview))
+        response = await self._transport.handle_async_request(request)
         try:
             body = await _read(response)
         finally:
@@ -208,18 +227,20 @@ class _HttpMint:
             return json_object(body) or ProviderError(detail="the API's answer is not a small JSON object")
         return api_error(response.status_code, tuple((n.lower(), v) for n, v in response.headers.raw), body)
 
-    def _request(self, preview: Preview) -> httpx.Request:
+    def _request(self, method: str, path: str, body: Answer | None) -> httpx.Request:
+        headers = [
+            (b"accept", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"authorization", b"Bearer " + self._key.reveal()),
+            (b"user-agent", b"preview-proxy"),
+        ]
+        if body is not None:
+            headers.append((b"content-type", b"application/json"))
         return httpx.Request(
-            "POST",
-            f"{self._base_url}/v1/machines/{quote(preview.machine, safe='')}/ports/{preview.port}/preview-proxy-target",
-            headers=[
-                (b"accept", b"application/json"),
-                (b"accept-encoding", b"identity"),
-                (b"authorization", b"Bearer " + self._key.reveal()),
-                (b"content-type", b"application/json"),
-                (b"user-agent", b"preview-proxy"),
-            ],
-            content=self._body,
+            method,
+            f"{self._base_url}{path}",
+            headers=headers,
+            content=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)},
         )
 
@@ -253,8 +274,27 @@ class _SdkMint:
         except Exception as error:  # it parses strictly, and raises TypeError or AttributeError for what is new to it
             return sdk_error(error)
 
+    async def call(self, method: str, path: str, body: Answer | None = None) -> Answer | PreviewProxyError:
+        """The API's answer to one request, or the failure.
+
+        By the SDK's adapter for raw requests: its own `resume` makes a client of its own, and does not close it.
+        """
+        try:
+            with anyio.fail_after(self._timeout):
+                answer: object = await self._client.api_core.request_json(method, path, json=body)
+        except TimeoutError:
+            return _timed_out(self._timeout)
+        except Exception as error:
+            return sdk_error(error)
+        return answer if isinstance(answer, dict) else ProviderError(detail="the API's answer is not a JSON object")
+
     async def aclose(self) -> None:
         """Nothing: the client belongs to whoever made it."""
+
+
+def _raise(failure: PreviewProxyError | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -29,12 +29,8 @@ class ClientGone(OSError):
     """The visitor left before the exchange was over. An OSError, as the ASGI spec has `send` raise one."""
 
 
-class Lease(Protocol):
-    """The target of one relay."""
-
-    async def route(self) -> Route:
-        """Where to send the request; asks the provider when needed."""
-        ...
+class Explains(Protocol):
+    """Tells the answers of a provider's edge from the app's."""
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
         """Whether the response could be the provider's edge talking."""
@@ -44,8 +40,16 @@ class Lease(Protocol):
         """The failure that the provider's edge reports, or None for the app's own answer."""
         ...
 
-    def renew(self, error: PreviewProxyError) -> bool:
-        """Whether the failure can be cured by a new credential; if so the next `route()` has it."""
+
+class Lease(Explains, Protocol):
+    """The target of one relay."""
+
+    async def route(self) -> Route:
+        """Where to send the request; asks the provider when needed."""
+        ...
+
+    async def cure(self, error: PreviewProxyError) -> bool:
+        """Whether the failure was cured, by a new credential or by waking the machine: then `route()` is worth it."""
         ...
 
 
@@ -99,15 +103,15 @@ async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> 
     return cast("UpstreamResponse", await transport.handle_async_request(request))
 
 
-async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyError | None:
+async def explanation(response: UpstreamResponse, edge: Explains) -> PreviewProxyError | None:
     """The failure that the provider's edge reports, if this is its answer and not the app's."""
     headers = tuple(response.raw_headers)
-    if not lease.may_explain(response.status_code, headers):
+    if not edge.may_explain(response.status_code, headers):
         return None
     body = b""
     while len(body) <= EXPLANATION_BYTES and (chunk := await response.read_chunk()) is not None:
         body += chunk
-    error = lease.explain(response.status_code, headers, body)
+    error = edge.explain(response.status_code, headers, body)
     if error is None and body:
         response.unread = body
     return error

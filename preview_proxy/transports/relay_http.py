@@ -95,8 +95,8 @@ class _Relay:
             await response.aclose()
 
     async def _ask(self) -> tuple[UpstreamResponse, Route]:
-        """The response to relay. Renews the credential at most once, and only where no body would be sent twice."""
-        renewed = False
+        """The response to relay. Asks twice at most, and only where no body would be sent twice."""
+        cured = False
         while True:
             route = await self.lease.route()
             outbound = plan_request(self.inbound, route, self.rules)
@@ -112,10 +112,10 @@ class _Relay:
             if error is None:
                 return response, route
             await response.aclose()
-            # renewed also for a body that cannot be sent again: the next request is served
-            if not self.lease.renew(error) or renewed or self.body.started:
+            # cured also for a body that cannot be sent again: the next request is served
+            if not await self.lease.cure(error) or cured or self.body.started:
                 raise error
-            renewed = True
+            cured = True
 
     def _inform(self, route: Route, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Pass a 103 on (RFC 8297). It comes by callback, so a task sends it; the response waits for that."""

@@ -119,7 +119,7 @@ class Scribe:
         self.read.append(body)
         return CredentialRejected() if b"credential" in body else None
 
-    def renew(self, error: PreviewProxyError) -> bool:
+    async def cure(self, error: PreviewProxyError) -> bool:
         return False
 
 
