@@ -8,7 +8,7 @@ import httpx
 
 from preview_proxy.core.models import Outbound, Preview
 from preview_proxy.core.urls import request_target
-from preview_proxy.errors import MachineUnavailable, PreviewProxyError
+from preview_proxy.errors import MachineUnavailable, PreviewProxyError, UpstreamError
 from preview_proxy.lease import Edge
 from preview_proxy.providers.base import Provider, SupportsReadiness
 from preview_proxy.providers.cache import TargetCache
@@ -38,7 +38,7 @@ async def wait_until_ready(
             if isinstance(provider, SupportsReadiness):
                 return await provider.wait_until_ready(preview, timeout=seconds)
             while failure := await _failure(preview, Edge(provider), targets, transport):
-                if not failure.row.retryable:
+                if not (failure.row.retryable or isinstance(failure, UpstreamError)):
                     break
                 await asyncio.sleep(POLL)
     except TimeoutError:
