@@ -102,7 +102,7 @@ class Tickets:
             raise ConfigurationError(f"gate_ttl must be at least 1 second, not {gate_ttl!r}")
         if not 1 <= ticket_ttl <= MAX_TICKET_TTL:
             raise ConfigurationError(f"ticket_ttl must be 1 to {MAX_TICKET_TTL} seconds, not {ticket_ttl!r}")
-        raw = _long_enough(secret)
+        raw = long_enough(secret, "Tickets")
         self.embedders = _embedders(embedders)
         self._ticket = _Kind.derive(raw, "pp-ticket+jwt")
         self._gate = _Kind.derive(raw, "pp-gate+jwt")
@@ -237,11 +237,12 @@ def gate_set_cookie(value: str, max_age: int, *, secure_origin: bool) -> bytes:
     return f"{name}={value}; {attributes}".encode("ascii")
 
 
-def _long_enough(secret: str | bytes) -> bytes:
+def long_enough(secret: str | bytes, owner: str) -> bytes:
+    """The bytes of a secret that keys are derived from. Raises `ConfigurationError`, naming its `owner`, below 32."""
     raw = secret.encode() if isinstance(secret, str) else secret
     if len(raw) < 32:
         raise ConfigurationError(
-            f"the secret of Tickets must be at least 32 random bytes, this one has {len(raw)}: "
+            f"the secret of {owner} must be at least 32 random bytes, this one has {len(raw)}: "
             'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"` and keep it with your secrets'
         )
     return raw
