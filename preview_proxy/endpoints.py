@@ -1,20 +1,22 @@
-"""Our own two addresses on every preview's host, for the page that embeds it: exchange a ticket, and check.
+"""Our own addresses on every preview's host, for the page that embeds it: exchange a ticket, check, and sign out.
 
     POST /.well-known/preview-proxy/session   {"ticket": …}  →  204 with the gate cookie
     GET  /.well-known/preview-proxy/check                    →  204, or 401 where the browser did not keep the cookie
+    POST /.well-known/preview-proxy/logout                   →  204, and the cookie is gone
 
-Both are asked by `fetch` from the embedding page, before the frame exists: a worker that the sandbox registered never
-sees such a request, while it would see a form posted into the frame.
+They are asked by `fetch` from the embedding page, not from the frame: a worker that the sandbox registered never sees
+such a request, while it would see a form posted into the frame.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Protocol
 
 import anyio
 from starlette.types import Receive
 
-from preview_proxy.core.models import Inbound, RawHeaders
+from preview_proxy.core.models import Inbound, Preview, RawHeaders
 from preview_proxy.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from preview_proxy.gate import Gate
 from preview_proxy.hosts import Routed
@@ -27,7 +29,7 @@ MAX_BODY = 4096
 BODY_TIMEOUT = 10.0
 """Seconds for a body of at most `MAX_BODY` bytes."""
 
-_METHODS = {b"session": ("POST", "OPTIONS"), b"check": ("GET", "HEAD")}
+_METHODS = {b"session": ("POST", "OPTIONS"), b"check": ("GET", "HEAD"), b"logout": ("POST", "OPTIONS")}
 _PRIVATE = ((b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
 # Fetch §3.2.2
 _PREFLIGHT = (
@@ -42,12 +44,21 @@ def is_ours(path: bytes) -> bool:
     return path.startswith(PREFIX) or path == PREFIX[:-1]
 
 
-class Endpoints:
-    """The exchange and the check."""
+class Revoke(Protocol):
+    """`PreviewProxy.revoke`."""
 
-    def __init__(self, gate: Gate, tickets: Tickets | None) -> None:
+    def __call__(
+        self, *, subject: str | None = None, preview: Preview | None = None, session: str | None = None
+    ) -> int: ...
+
+
+class Endpoints:
+    """The exchange, the check and the sign-out."""
+
+    def __init__(self, gate: Gate, tickets: Tickets | None, revoke: Revoke) -> None:
         self._gate = gate
         self._tickets = tickets
+        self._revoke = revoke
 
     async def __call__(self, inbound: Inbound, routed: Routed, visit: Visit) -> None:
         """Answer, or raise `PreviewProxyError`; an embedder's page may read either."""
@@ -62,10 +73,12 @@ class Endpoints:
         more: RawHeaders = ()
         if name == b"check":
             self._check(inbound, routed)
-        elif inbound.method == "POST":
+        elif inbound.method == "OPTIONS":
+            more = _PREFLIGHT if embedder is not None else ()
+        elif name == b"logout":
+            more = ((b"set-cookie", self._sign_out(inbound, routed, embedder)),)
+        else:
             more = ((b"set-cookie", await self._exchange(tickets, inbound, routed, embedder, visit.receive)),)
-        elif embedder is not None:
-            more = _PREFLIGHT
         await respond(visit.send, 204, (*_cors(embedder), *_PRIVATE, *more))
 
     async def _exchange(
@@ -86,12 +99,28 @@ class Endpoints:
             allowed = True
         if not allowed:
             raise Forbidden("ticket_refused", detail="authorize said no")
+        if self._gate.is_void(session, routed.preview):  # asked last: the revocation may have come meanwhile
+            raise Forbidden("ticket_refused", detail="revoked since it was issued")
         value, max_age = tickets.gate(origin=routed.public, preview=routed.preview, session=session)
         return gate_set_cookie(value, max_age, secure_origin=routed.public.scheme == "https")
 
     def _check(self, inbound: Inbound, routed: Routed) -> None:
-        if not self._gate.has_gate(inbound, routed):
+        if self._gate.session_of(inbound, routed) is None:
             raise Unauthorized(detail="no gate")
+
+    def _sign_out(self, inbound: Inbound, routed: Routed, embedder: str | None) -> bytes:
+        """End the gate's login, on every preview, and delete its cookie. Without a `ref`, the subject's access here.
+
+        Only for embedders: a page of the sandbox could sign its visitor out of the other previews.
+        """
+        if embedder is None:
+            raise Forbidden(detail="not from an embedder")
+        session = self._gate.session_of(inbound, routed)
+        if session is not None and session.ref:
+            self._revoke(session=session.ref)
+        elif session is not None:
+            self._revoke(subject=session.subject, preview=routed.preview)
+        return gate_set_cookie("", 0, secure_origin=routed.public.scheme == "https")
 
 
 def _embedder(inbound: Inbound, tickets: Tickets) -> str | None:

@@ -59,6 +59,7 @@ CODES: dict[str, Code] = {
     "headers_too_large": Code(431, 4431, False, "The request's headers are too large.", "Clear this site's cookies."),
     "body_too_large": Code(413, 4413, False, "The request's body is too large.", "Send less at once."),
     "no_such_preview": Code(404, 4404, False, "There is no such preview.", "Check the address, or ask its owner."),
+    "access_ended": Code(404, 4403, False, "There is no such preview.", "Check the address, or ask its owner."),
     "misdirected": Code(421, 4421, False, "No preview is served at this address.", "Check the address."),
     "no_such_endpoint": Code(404, 4404, False, "There is nothing at this address.", "Check the address."),
     "not_signed_in": Code(401, 4401, False, "You are not signed in here.", "Open it from the app it belongs to."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -20,11 +21,16 @@ from preview_proxy.core.models import Inbound, Preview
 from preview_proxy.core.recent import Recent
 from preview_proxy.errors import BadRequest, CheckFailed, ConfigurationError, NotFound, Unauthorized
 from preview_proxy.hosts import Routed
+from preview_proxy.live import Admission
+from preview_proxy.revocation import Revocation, Revoked
 from preview_proxy.sessions import Authenticator, Session, authenticate, ensure_async
-from preview_proxy.tickets import Tickets, gate_cookie_name
+from preview_proxy.tickets import MAX_TICKET_TTL, Tickets, gate_cookie_name
 
 MEMORY = 10_000
 """Gates and decisions kept."""
+
+CUSTOMERS_SESSIONS = 3600.0
+"""Seconds for which an ended login is remembered where there are no gates: the customer's own check knows it too."""
 
 MAX_CANDIDATES = 8
 """Cookies of the gate's name that are looked at: each costs a signature, and nobody has signed in yet."""
@@ -55,25 +61,39 @@ class Gate:
         self._session = session
         self._timeout = timeout
         self._decision_ttl = decision_ttl
-        self._forgotten = 0
+        self._revoked = Revoked(tickets.gate_ttl + MAX_TICKET_TTL if tickets else CUSTOMERS_SESSIONS)
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
+        self._latest: Recent[tuple[str, str, Preview], float] = Recent(MEMORY)
         self._decisions: Recent[tuple[str, Preview], bool] = Recent(MEMORY)
         # a token in a header is sent on purpose; cookies, and whatever a plain function reads, by any page that asks
         self._ambient = bool(getattr(session, "cookies", True))
 
-    async def admit(self, scope: Mapping[str, Any], inbound: Inbound, routed: Routed) -> Session:
-        """The visitor's session. Raises `Unauthorized`, `NotFound`, `CheckFailed`, or `Rejected` if cross-site."""
-        session, ambient = self._by_gate(inbound, routed), True
+    async def admit(self, scope: Mapping[str, Any], inbound: Inbound, routed: Routed) -> Admission:
+        """Who the visitor is. Raises `Unauthorized`, `NotFound`, `CheckFailed`, or `Rejected` if cross-site."""
+        preview, revocations = routed.preview, self._revoked.count
+        session, ambient, by_gate = self._by_gate(inbound, routed), True, True
         if session is None and self._session is not None:
-            connection = HTTPConnection({**scope, "headers": list(inbound.headers)})
-            session, ambient = await authenticate(self._session, connection, timeout=self._timeout), self._ambient
-        if session is None:
+            session, ambient, by_gate = await self._ask(self._session, scope, inbound), self._ambient, False
+        if session is None or (not by_gate and self._revoked.voids(session, preview)):
             raise Unauthorized(detail="no session")
         if ambient:
             check_origin(inbound, routed.public)
-        if self._decisions.get((session.subject, routed.preview), time.monotonic()) is None:
-            await self.authorize(session.subject, routed.preview)
-        return session
+        now = time.monotonic()
+        if self._decisions.get((session.subject, preview), now) is None:
+            await self.authorize(session.subject, preview)
+        if revocations != self._revoked.count and self._revoked.named_since(revocations, session, preview):
+            raise Unauthorized(detail="access was taken back meanwhile")
+        return Admission(session, preview, now, None if by_gate else partial(self._same, scope, inbound, session))
+
+    async def _ask(self, authenticator: Authenticator, scope: Mapping[str, Any], inbound: Inbound) -> Session | None:
+        connection = HTTPConnection({**scope, "headers": list(inbound.headers)})
+        return await authenticate(authenticator, connection, timeout=self._timeout)
+
+    async def _same(self, scope: Mapping[str, Any], inbound: Inbound, session: Session) -> bool:
+        """Whether the customer's own check still answers with the same login. Raises `CheckFailed`."""
+        assert self._session is not None  # noqa: S101 - `session` is from it
+        found = await self._ask(self._session, scope, inbound)
+        return found is not None and (found.subject, found.ref) == (session.subject, session.ref)
 
     def _by_gate(self, inbound: Inbound, routed: Routed) -> Session | None:
         """The session of the gate cookie. What a `Cookie` field said once it says again, until the gate expires."""
@@ -88,34 +108,54 @@ class Gate:
         session = self._read_gate(self._tickets, inbound, routed)
         if session is not None and session.expires_at is not None:
             self._gates.put(digest, (routed, session), session.expires_at)
+            key = (session.subject, session.ref, routed.preview)
+            if session.ref and session.expires_at > (self._latest.get(key, now) or 0):
+                self._latest.put(key, session.expires_at, session.expires_at)
         return session
 
-    @staticmethod
-    def _read_gate(tickets: Tickets, inbound: Inbound, routed: Routed) -> Session | None:
+    def _read_gate(self, tickets: Tickets, inbound: Inbound, routed: Routed) -> Session | None:
         """A second cookie of the name may be planted: only what verifies counts."""
         values = cookie_values(inbound.headers, gate_cookie_name(routed.public))[:MAX_CANDIDATES]
         read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
-        sessions = [session for session in read if session is not None]
+        sessions = [each for each in read if each is not None and not self._revoked.voids(each, routed.preview)]
         if len({session.subject for session in sessions}) > 1:
             raise BadRequest("bad_header", detail="gate cookies of several subjects")
         return sessions[0] if sessions else None
 
-    def has_gate(self, inbound: Inbound, routed: Routed) -> bool:
-        """Whether the gate cookie has arrived and holds."""
-        return self._by_gate(inbound, routed) is not None
+    def session_of(self, inbound: Inbound, routed: Routed) -> Session | None:
+        """The session of the gate cookie, where one has arrived and holds."""
+        return self._by_gate(inbound, routed)
 
-    def forget(self, subject: str | None, preview: Preview | None) -> None:
-        """Ask `authorize` anew about `subject` and `preview`, None standing for any."""
-        self._forgotten += 1
-        self._decisions.forget(lambda known: subject in (None, known[0]) and (preview is None or preview == known[1]))
+    def renewed_until(self, admission: Admission) -> float | None:
+        """Unix seconds until which a newer gate of the same login holds, if one was seen; else None.
+
+        A login without a `ref` cannot be told from the same user's other ones, so nothing renews it.
+        """
+        session = admission.session
+        return self._latest.get((session.subject, session.ref, admission.preview), time.time())
+
+    def is_void(self, session: Session, preview: Preview) -> bool:
+        """Whether a revocation has ended what `session` opened."""
+        return self._revoked.voids(session, preview)
+
+    def revoke(self, revocation: Revocation) -> bool:
+        """Void gates and forget decisions that it is about; False if that has been done before."""
+        if not self._revoked.add(revocation):
+            return False
+        names, login = revocation.names, revocation.session or ""
+        self._gates.forget(lambda _, known: revocation.ends(known[1], known[0].preview))
+        self._latest.forget(lambda key, _: names(key[0], key[2], key[1]))
+        if revocation.key[:2] != (None, None):  # a decision is about a subject, whichever way they signed in
+            self._decisions.forget(lambda key, _: names(*key, login))
+        return True
 
     async def authorize(self, subject: str, preview: Preview) -> None:
         """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while."""
-        forgotten = self._forgotten
+        revocations = self._revoked.count
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:
             raise NotFound(detail="authorize said no")
         if allowed is not True:
             raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")
-        if self._forgotten == forgotten:  # else this yes may be older than the revocation
+        if self._revoked.count == revocations:  # else this yes may be older than the revocation
             self._decisions.put((subject, preview), True, time.monotonic() + self._decision_ttl)

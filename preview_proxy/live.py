@@ -1,41 +1,77 @@
-"""The relays under way: who has left, and how a shutdown ends the rest.
+"""The relays under way: who has left, who may no longer see, and how a shutdown ends the rest.
 
 A task or a cancel scope per request, only to see whether its visitor leaves, would cost more than the relaying. So a
-relay runs in the task that the server gave it, and one sweep for all of them starts to watch those that take long.
+relay runs in the task that the server gave it, and one sweep for all of them starts to watch those that take long, asks
+again whether they are still allowed, and ends those that are not.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Literal
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import anyio
 from starlette.types import Receive
 
 from preview_proxy.core.models import Preview
-from preview_proxy.errors import PreviewProxyError
+from preview_proxy.errors import NotFound, PreviewProxyError
+from preview_proxy.revocation import Revocation
+from preview_proxy.sessions import Session
+
+logger = logging.getLogger("preview_proxy")
 
 PATIENCE = 0.25
 """Seconds after which a relay is watched, and between two sweeps."""
 
+RETRY = 1.0
+"""Seconds after which a question that was not answered is asked again."""
+
 Kind = Literal["http", "websocket"]
-Cut = Literal["left", "drained", "revoked"]
+Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
+
+
+@dataclass(slots=True)
+class Admission:
+    """Whom a relay is for, and since when that is known.
+
+    `yes_at` is the `time.monotonic()` of the last yes. `again` asks the customer's own session once more; None for
+    a gate, which says itself how long it holds.
+    """
+
+    session: Session
+    preview: Preview
+    yes_at: float
+    again: Callable[[], Coroutine[Any, Any, bool]] | None = None
+
+
+class Checks(Protocol):
+    """What a relay's visitor is asked about again."""
+
+    async def authorize(self, subject: str, preview: Preview) -> None:
+        """Raise `NotFound` for a no, and any other exception where there is no answer."""
+        ...
+
+    def renewed_until(self, admission: Admission) -> float | None:
+        """Unix seconds until which the same login now holds, where that is later than before; else None."""
+        ...
 
 
 class _Relay:
     """One relay: the task it runs in, and what cut it short."""
 
-    __slots__ = ("cut", "kind", "preview", "receive", "since", "subject", "task", "uploaded", "watcher")
+    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "receive", "task", "uploaded", "watcher")
 
-    def __init__(
-        self, subject: str, preview: Preview | None, kind: Kind, task: asyncio.Task[None], since: float
-    ) -> None:
-        self.subject = subject
-        self.preview = preview
+    def __init__(self, admission: Admission, kind: Kind, task: asyncio.Task[None]) -> None:
+        self.admission = admission
         self.kind = kind
         self.task = task
-        self.since = since
+        self.expires_at = admission.session.expires_at
+        self.ask_at: float | None = None
         self.receive: Receive | None = None
         self.uploaded: anyio.Event | None = None
         self.watcher: asyncio.Task[None] | None = None
@@ -56,11 +92,18 @@ class _Relay:
 
 
 class LiveRelays:
-    """Runs relays, and ends them when their visitor leaves or the server stops."""
+    """Runs relays, and ends them when their visitor leaves or may no longer see, or the server stops.
 
-    def __init__(self) -> None:
+    Each rests upon a yes that is no older than `interval` seconds. A check that fails is no yes: it is tried again
+    until that time has passed.
+    """
+
+    def __init__(self, checks: Checks, interval: float) -> None:
+        self._checks = checks
+        self._interval = interval
         self._loop: asyncio.AbstractEventLoop | None = None
         self._relays: set[_Relay] = set()
+        self._asking: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
         self._draining = False
@@ -70,25 +113,23 @@ class LiveRelays:
 
     async def run(
         self,
+        admission: Admission,
         kind: Kind,
         operation: Awaitable[None],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
-        *,
-        subject: str = "",
-        preview: Preview | None = None,
     ) -> Cut | None:
-        """Await `operation`, which shows `preview` to `subject`; what cut it short, if anything did.
+        """Await `operation` on behalf of `admission`; what cut it short, if anything did.
 
         With `receive`, a visitor who leaves ends it within some tenths of a second; `uploaded` is set when nobody
-        else reads from them any more. Raises ``shutting_down`` during a drain, and what `operation` raises.
+        else reads from them any more. Raises what `operation` raises.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - ASGI servers on asyncio call apps in a task
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # what a closed loop left behind would never be swept
-            self._loop, self._relays, self._sweeping = loop, set(), None
-        relay = _Relay(subject, preview, kind, task, loop.time())
+            self._loop, self._relays, self._asking, self._sweeping = loop, set(), set(), None
+        relay = _Relay(admission, kind, task)
         relay.receive, relay.uploaded = receive, uploaded
         self._relays.add(relay)
         if self._sweeping is None:
@@ -120,12 +161,62 @@ class LiveRelays:
     def _sweep(self) -> None:
         self._sweeping = None
         loop = asyncio.get_running_loop()
-        late = loop.time() - PATIENCE
+        now, wall = time.monotonic(), time.time()
+        due: dict[tuple[str, Preview], list[_Relay]] = {}
         for relay in self._relays:
-            if relay.receive is not None and relay.watcher is None and relay.since <= late:
-                relay.watcher = loop.create_task(relay.watch(relay.receive))
+            admission = relay.admission
+            if relay.ask_at is None:
+                if now < admission.yes_at + PATIENCE:
+                    continue
+                relay.ask_at = self._next(admission)
+                if relay.receive is not None:
+                    relay.watcher = loop.create_task(relay.watch(relay.receive))
+            if relay.expires_at is not None and relay.expires_at <= wall:
+                relay.expires_at = self._checks.renewed_until(admission)
+                if relay.expires_at is None:
+                    relay.end("signed_out")
+            if now >= admission.yes_at + self._interval:
+                relay.end("unchecked")
+            elif now >= relay.ask_at and relay.cut is None:
+                relay.ask_at = float("inf")
+                due.setdefault((admission.session.subject, admission.preview), []).append(relay)
+        for relays in due.values():
+            task = loop.create_task(self._ask(relays))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
         if self._relays:
             self._sweep_later()
+
+    def _next(self, admission: Admission) -> float:
+        """When to ask again: early enough to repeat a question that fails, and not for all at once."""
+        return admission.yes_at + self._interval * random.uniform(0.5, 0.7)  # noqa: S311 - no secret
+
+    async def _ask(self, relays: list[_Relay]) -> None:
+        """Ask about relays of one subject and preview."""
+        asked_at, session = time.monotonic(), relays[0].admission.session
+        allowed = await _answer(self._allowed(session.subject, relays[0].admission.preview))
+        await asyncio.gather(*[self._settle(relay, asked_at, allowed) for relay in relays])
+
+    async def _allowed(self, subject: str, preview: Preview) -> bool:
+        try:
+            await self._checks.authorize(subject, preview)
+        except NotFound:
+            return False
+        return True
+
+    async def _settle(self, relay: _Relay, asked_at: float, allowed: bool | None) -> None:
+        """End a relay or let it go on, by what `authorize` said and what the customer's own session says."""
+        admission = relay.admission
+        signed_in = await _answer(admission.again()) if allowed and admission.again is not None else True
+        if allowed is False:
+            relay.end("revoked")
+        elif signed_in is False:
+            relay.end("signed_out")
+        elif allowed and signed_in:
+            admission.yes_at = asked_at
+            relay.ask_at = self._next(admission)
+        else:
+            relay.ask_at = time.monotonic() + min(RETRY, self._interval / 10)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - the drain's own deadline, in seconds
         """End WebSockets now, and HTTP exchanges when they finish or after `timeout` seconds."""
@@ -138,19 +229,22 @@ class LiveRelays:
             await self._wait_empty()
         finally:
             self._draining = False
-            if self._sweeping is not None and not self._relays:
-                self._sweeping.cancel()
-                self._sweeping = None
+            if not self._relays:
+                self._rest()
 
-    def revoke(self, subject: str | None, preview: Preview | None) -> int:
-        """End what shows `preview` to `subject`, None standing for any; how many relays that were."""
-        found = [
-            relay
-            for relay in self._relays
-            if subject in (None, relay.subject) and (preview is None or preview == relay.preview)
-        ]
+    def _rest(self) -> None:
+        """Leave nothing behind on the event loop."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        for task in self._asking:
+            task.cancel()
+
+    def revoke(self, revocation: Revocation) -> int:
+        """End what `revocation` is about; how many relays that were."""
+        found = [relay for relay in self._relays if revocation.ends(relay.admission.session, relay.admission.preview)]
         for relay in found:
-            relay.end("revoked")
+            relay.end("signed_out" if revocation.preview is None else "revoked")
         return len(found)
 
     def _end(self, kind: Kind) -> None:
@@ -163,3 +257,13 @@ class LiveRelays:
             if self._empty is None or self._empty.is_set():  # else another drain waits for it already
                 self._empty = asyncio.Event()
             await self._empty.wait()
+
+
+async def _answer(question: Awaitable[bool]) -> bool | None:
+    """The answer; None where the check failed, which is logged and neither yes nor no."""
+    try:
+        return await question
+    except Exception as error:
+        said = str(error) if isinstance(error, PreviewProxyError) else type(error).__name__
+    logger.warning("asking again about what is open failed: %s", said)
+    return None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -29,6 +30,7 @@ from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.wakes import Wakes
 from preview_proxy.readiness import wait_until_ready
+from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, Session
 from preview_proxy.tickets import Tickets
 from preview_proxy.transports.foreign import ForeignTransport
@@ -80,7 +82,7 @@ class PreviewProxy:
             timeout=self._limits.check_timeout,
             decision_ttl=self._limits.decision_ttl,
         )
-        self._endpoints = Endpoints(self._gate, tickets)
+        self._endpoints = Endpoints(self._gate, tickets, self.revoke)
         self._rules = compile_rules(
             policy,
             cookies=getattr(session, "cookies", ()),
@@ -93,7 +95,7 @@ class PreviewProxy:
         self._wakes = Wakes(provider, timeout=self._limits.wake_timeout) if policy.wake else None
         self._revoke_on_close = policy.revoke_on_close
         self._transport = _upstream(transport, self._limits)
-        self._live = LiveRelays()
+        self._live = LiveRelays(self._gate, self._limits.recheck_interval)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as an app of its own: a host that is no preview's is refused with 421."""
@@ -131,10 +133,10 @@ class PreviewProxy:
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
-        session = await self._gate.admit(visit.scope, inbound, routed)
+        admission = await self._gate.admit(visit.scope, inbound, routed)
         lease = TargetLease(inbound, routed, self._targets, self._provider, self._wakes)
         self._live.refuse_if_draining()
-        run = partial(self._live.run, subject=session.subject, preview=routed.preview)
+        run = partial(self._live.run, admission)
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
         if inbound.kind == "http":
             await relay_http(*ends, offers=visit.scope.get("extensions") or ())
@@ -191,17 +193,21 @@ class PreviewProxy:
             raise ValueError(f"the router has no host for {preview}; pass host=")
         return origin
 
-    def revoke(self, *, subject: str | None = None, preview: Preview | None = None) -> int:
-        """Take access back, in this process: what `authorize` said is asked anew, and what is open ends now.
+    def revoke(self, *, subject: str | None = None, preview: Preview | None = None, session: str | None = None) -> int:
+        """Take access back, in this process and at once: of all of `subject`, to `preview`, for one login, or a mix.
 
-        Call it when `subject` signs out, when `preview` changes hands, or with both. Make `authorize` say no first:
-        a gate that is still valid is asked about again. WebSockets close with 4403, downloads and event streams are
-        cut; the number of them is returned.
+        `session` is the `session_ref` that its ticket was issued with, or the `Session.ref` of your own session. Call
+        it when somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and
+        gates issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close
+        with 4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number
+        of them is returned.
+
+        Raises `ValueError` where nothing is named.
         """
-        if subject is None and preview is None:
-            raise ValueError("name the subject, the preview, or both")
-        self._gate.forget(subject, preview)
-        return self._live.revoke(subject, preview)
+        if (subject is None and preview is None and session is None) or session == "":
+            raise ValueError("name the subject, the preview, the session, or several of them")
+        revocation = Revocation(subject, preview, session, time.time())
+        return self._live.revoke(revocation) if self._gate.revoke(revocation) else 0
 
     def inventory(self) -> list[HeldTarget]:
         """The targets that this process holds, without their credentials: what each is for, and how it was used."""

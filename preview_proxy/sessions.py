@@ -9,7 +9,7 @@ import json
 import math
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
@@ -36,22 +36,27 @@ class Session:
 
     `subject` is the customer's opaque user id. `ref` names this login, so that one can be ended without the
     user's others; it is never the credential itself. `expires_at` is in Unix seconds, None where unknown.
+    `issued_at` likewise: a revocation voids what was issued before it. Where that is unknown, one of the subject or
+    the preview has `authorize` decide anew, and only one that names `ref` voids the session.
 
-    Raises `ValueError` unless `subject` is 1 to 255 printable characters, `ref` none to 255, and `expires_at`
-    a finite number.
+    Raises `ValueError` unless `subject` is 1 to 255 printable characters, `ref` none to 255, and the times are
+    finite numbers.
     """
 
     subject: str
     ref: str = ""
     expires_at: float | None = None
+    issued_at: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not is_name(self.subject):
             raise ValueError("subject must be a string of 1 to 255 printable characters, such as str(user.id)")
         if self.ref != "" and not is_name(self.ref):
             raise ValueError("ref must be a string of at most 255 printable characters")
-        if self.expires_at is not None and not is_number(self.expires_at):
-            raise ValueError("expires_at must be a finite number of Unix seconds, or None")
+        for name in ("expires_at", "issued_at"):
+            value = getattr(self, name)
+            if value is not None and not is_number(value):
+                raise ValueError(f"{name} must be a finite number of Unix seconds, or None")
 
 
 class Authenticator(Protocol):

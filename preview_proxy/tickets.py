@@ -107,7 +107,7 @@ class Tickets:
         self._ticket = _Kind.derive(raw, "pp-ticket+jwt")
         self._gate = _Kind.derive(raw, "pp-gate+jwt")
         self._store = MemoryTicketStore(clock) if store is None else store
-        self._gate_ttl = gate_ttl
+        self.gate_ttl = gate_ttl
         self._ticket_ttl = ticket_ttl
         self._clock = clock
         if isinstance(self._store, MemoryTicketStore):
@@ -137,15 +137,15 @@ class Tickets:
             raise Forbidden("ticket_refused", detail="it is for a page of another origin")
         if not await self._first_use(claims):
             raise Forbidden("ticket_refused", detail="it was spent before")
-        return Session(claims["sub"], claims["sid"], claims.get("sxp"))
+        return Session(claims["sub"], claims["sid"], claims.get("sxp"), claims["iat"])
 
     def gate(self, *, origin: Origin, preview: Preview, session: Session) -> tuple[str, int]:
         """A new gate, and its lifetime in seconds, which ends with the session's.
 
         Raises `Forbidden` if the session has less than a second left.
         """
-        left = self._gate_ttl if session.expires_at is None else session.expires_at - self._clock()
-        lifetime = int(min(self._gate_ttl, left))
+        left = self.gate_ttl if session.expires_at is None else session.expires_at - self._clock()
+        lifetime = int(min(self.gate_ttl, left))
         if lifetime < 1:
             raise Forbidden("ticket_refused", detail="the session has expired")
         return self._sign(self._gate, origin, preview, session, lifetime, {}), lifetime
@@ -153,20 +153,22 @@ class Tickets:
     def read_gate(self, value: bytes, *, origin: Origin, preview: Preview) -> Session | None:
         """The session behind a gate cookie, until the gate expires; None if it does not hold here and now."""
         claims = self._read(value, self._gate, origin, preview)
-        return None if isinstance(claims, str) else Session(claims["sub"], claims["sid"], claims["exp"])
+        if isinstance(claims, str):
+            return None
+        return Session(claims["sub"], claims["sid"], claims["exp"], claims["iat"])
 
     def _sign(
         self, kind: _Kind, origin: Origin, preview: Preview, session: Session, lifetime: int, more: dict[str, Any]
     ) -> str:
-        now = int(self._clock())
+        now = self._clock()
         claims = {
             "aud": str(origin),
             "tgt": preview.key,
             "sub": session.subject,
             "sid": session.ref,
             "jti": secrets.token_urlsafe(16),
-            "iat": now,
-            "exp": now + lifetime,
+            "iat": now,  # with its fraction: a revocation in the same second is either before or after
+            "exp": int(now) + lifetime,
             **more,
         }
         return jwt.encode(claims, kind.key.reveal(), algorithm="HS256", headers={"typ": kind.typ})

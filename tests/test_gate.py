@@ -564,7 +564,7 @@ async def test_a07_what_is_forgotten_is_asked_again() -> None:
         authorize = Asked()
         door = Door(authorize=authorize)
         await door.knock("http", gate_cookie(door.gate()))
-        door.proxy._gate.forget(subject, preview)
+        assert door.proxy.revoke(subject=subject, preview=preview) == 0
         await door.knock("http", gate_cookie(door.gate()))
         assert (len(authorize.questions) == 2) is asked_again, (subject, preview)
 

@@ -97,7 +97,7 @@ def test_e05_a_ticket_names_all_that_it_is_bound_to(tickets: Tickets) -> None:
         "emb": APP,
         "sub": "ann",
         "sid": "login-1",
-        "iat": 1_800_000_000,
+        "iat": 1_800_000_000.5,  # a revocation in the same second is before it or after it
         "exp": 1_800_000_030,
     }
 

@@ -151,9 +151,10 @@ async def world(
     serve: Serving | None = None,
     policy: Policy | None = None,
     traffic_token: str | None = None,
+    sign_in: bool = True,
     **options: Any,
 ) -> AsyncIterator[World]:
-    """Everything running, and a gate for the machine's owner. `options` go to `PreviewProxy`.
+    """Everything running, and (with `sign_in`) a gate for the machine's owner. `options` go to `PreviewProxy`.
 
     `http` is uvicorn's parser, `serve` another server. A `provider` is made by a function of the emulator.
     """
@@ -181,6 +182,6 @@ async def world(
         app = PreviewProxyMiddleware(company_app(reached), proxy=proxy)
         async with (serve or partial(serving, http=http))(app, listener):
             made = World(nullspace, dev, proxy, port, reached, allowed)
-            if options.get("tickets", True):
+            if sign_in and options.get("tickets", True):
                 made.gate = await made.sign_in()
             yield made

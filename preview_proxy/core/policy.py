@@ -30,6 +30,7 @@ class Limits:
     mints_per_minute: int = 600
     wake_timeout: float = 20.0
     decision_ttl: float = 5.0
+    recheck_interval: float = 30.0
     drain_timeout: float = 10.0
 
     def __post_init__(self) -> None:

@@ -28,9 +28,9 @@ class Recent(Generic[K, V]):
         if len(self._answers) > self._size:
             del self._answers[next(iter(self._answers))]
 
-    def forget(self, matches: Callable[[K], bool]) -> None:
-        """Drop the answers whose key matches."""
-        for key in [key for key in self._answers if matches(key)]:
+    def forget(self, matches: Callable[[K, V], bool]) -> None:
+        """Drop the answers that match."""
+        for key in [key for key, (_, value) in self._answers.items() if matches(key, value)]:
             del self._answers[key]
 
     def __len__(self) -> int:

@@ -108,7 +108,7 @@ class TargetCache:
 
     def forget_failure(self, preview: Preview) -> None:
         """Ask the provider again at the next `get`, although it has just failed."""
-        self._failures.forget(preview.__eq__)
+        self._failures.forget(lambda known, _: known == preview)
 
     def inventory(self) -> list[HeldTarget]:
         """Every target that is held, and those replaced but not yet expired; oldest first."""

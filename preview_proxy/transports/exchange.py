@@ -13,8 +13,10 @@ from preview_proxy.core.models import RawHeaders
 from preview_proxy.core.plan import Route
 from preview_proxy.errors import (
     BadRequest,
+    CheckFailed,
     NotFound,
     PreviewProxyError,
+    Unauthorized,
     Unreachable,
     UpstreamError,
     UpstreamProtocol,
@@ -62,7 +64,16 @@ class Run(Protocol):
         operation: Awaitable[None],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
-    ) -> Literal["left", "drained", "revoked"] | None: ...
+    ) -> Literal["left", "drained", "revoked", "signed_out", "unchecked"] | None: ...
+
+
+# What ends a relay before its time, as the failure that its visitor is told of.
+_CUTS: dict[str, tuple[type[PreviewProxyError], str]] = {
+    "drained": (PreviewProxyError, "shutting_down"),
+    "revoked": (NotFound, "access_ended"),
+    "signed_out": (Unauthorized, "not_signed_in"),
+    "unchecked": (CheckFailed, "check_failed"),
+}
 
 
 # One row per branch of httpx's tree; a subclass takes the row of its nearest parent.
@@ -93,9 +104,10 @@ def translate(error: Exception) -> PreviewProxyError:
 
 def cut_short(cut: str | None) -> PreviewProxyError | None:
     """What to tell the visitor of a relay that was cut short; None for one that was not, or who has left."""
-    if cut == "drained":
-        return PreviewProxyError("shutting_down", detail="cut short by a shutdown")
-    return NotFound(detail="access was revoked") if cut == "revoked" else None
+    if cut not in _CUTS:
+        return None
+    kind, code = _CUTS[cut]
+    return kind(code, detail="cut short")
 
 
 async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:

@@ -131,9 +131,10 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
-        revoked = cancelled.args == ("revoked",)
-        upstream.close(1001 if revoked else 1012, "")
-        code, reason = (4403, "revoked") if revoked else (1012, "restarting")
+        down.task.cancel()  # first of all: nothing passes any more
+        ended = cut_short(cancelled.args[0] if cancelled.args else None)
+        code, reason = (ended.close_code, ended.code) if ended is not None else (1001, "")
+        upstream.close(code, "")
         with suppress(TimeoutError):  # of a visitor who does not read
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
@@ -158,6 +159,8 @@ class _Down:
 
     async def _pump(self) -> None:
         while not isinstance(message := await self._upstream.receive(), Closed):
+            if self._main.cancelling():
+                return  # it has been decided that nothing passes any more
             if isinstance(message, str):
                 sent = await _send(self._send, {"type": "websocket.send", "text": message})
             else:

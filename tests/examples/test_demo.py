@@ -112,7 +112,7 @@ async def test_it_starts_and_shows_its_owner_the_preview(tmp_path: Path) -> None
         assert (seen["host"], seen["cookies"]) == (preview["host"], [])
 
         await ada.post("/logout", headers=app)
-        assert (await ada.get("/", headers=gate)).status_code == 404
+        assert (await ada.get("/", headers=gate)).status_code == 401
 
 
 async def test_a_stranger_and_another_user_see_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import AsyncIterator
+from functools import partial
 
 import anyio
 import httpx
@@ -16,7 +17,6 @@ from preview_proxy.core.models import Endpoint, Inbound, Origin, Outbound, RawHe
 from preview_proxy.core.plan import Route, compile_rules
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import CODES, CredentialRejected, NotFound, PreviewProxyError
-from preview_proxy.live import LiveRelays
 from preview_proxy.testing import DevServer, Request, Response
 from preview_proxy.transports.exchange import EXPLANATION_BYTES, ask, explanation, translate
 from preview_proxy.transports.foreign import ForeignTransport
@@ -24,6 +24,7 @@ from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import Aborted, relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
+from tests.test_live import admitted, new_relays
 
 pytestmark = pytest.mark.anyio
 
@@ -237,7 +238,7 @@ async def test_h20_nothing_that_escapes_holds_the_credential(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    ends = inbound, lease, rules, transport, receive, send, LiveRelays().run
+    ends = inbound, lease, rules, transport, receive, send, partial(new_relays().run, admitted())
     escaped: Exception | None = None
     with anyio.fail_after(10), caplog.at_level(logging.DEBUG):
         try:

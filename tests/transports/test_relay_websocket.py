@@ -329,4 +329,4 @@ async def test_w10_a_refusal_under_way_is_revoked() -> None:
         with anyio.fail_after(5), pytest.raises(InvalidStatus) as refusal:
             async with dial(w, "/slow-refusal"):
                 pass
-        assert refusal.value.response.status_code == 404
+        assert refusal.value.response.status_code == 401

@@ -1,0 +1,141 @@
+"""What a revocation ends, and for how long that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from preview_proxy import Preview, Session
+from preview_proxy.revocation import Revocation, Revoked
+
+PREVIEW = Preview("m1", 3000)
+NOW = 1_000_000.0
+
+
+class Clock:
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def revoked(clock: Callable[[], float]) -> Revoked:
+    return Revoked(3600, clock=clock)
+
+
+def session(issued_at: float | None = NOW - 1, *, subject: str = "ada", ref: str = "login-1") -> Session:
+    return Session(subject, ref, issued_at=issued_at)
+
+
+def revocation(
+    subject: str | None = None, preview: Preview | None = None, login: str | None = None, at: float = NOW
+) -> Revocation:
+    return Revocation(subject, preview, login, at)
+
+
+NAMING = [
+    revocation("ada"),
+    revocation(preview=PREVIEW),
+    revocation(login="login-1"),
+    revocation("ada", PREVIEW),
+    revocation("ada", login="login-1"),
+    revocation(preview=PREVIEW, login="login-1"),
+    revocation("ada", PREVIEW, "login-1"),
+]
+OTHERS = [
+    revocation("eve"),
+    revocation(preview=Preview("m1", 3001)),
+    revocation(preview=Preview("m1", 3000, generation=1)),
+    revocation(login="login-2"),
+    revocation(login=""),
+    revocation("eve", PREVIEW),
+    revocation("ada", Preview("m1", 3001)),
+    revocation("ada", PREVIEW, "login-2"),
+]
+
+
+@pytest.mark.parametrize("known", NAMING)
+def test_a07_what_was_issued_before_is_void_and_ends(known: Revocation, revoked: Revoked) -> None:
+    assert revoked.add(known)
+    for issued_at in (NOW - 1, NOW):
+        assert revoked.voids(session(issued_at), PREVIEW)
+        assert known.ends(session(issued_at), PREVIEW)
+
+
+@pytest.mark.parametrize("known", NAMING)
+def test_a07_what_was_issued_later_stands_unless_its_login_has_ended(known: Revocation, revoked: Revoked) -> None:
+    revoked.add(known)
+    later = session(NOW + 0.001)
+    assert revoked.voids(later, PREVIEW) is known.ends(later, PREVIEW) is (known.session is not None)
+
+
+@pytest.mark.parametrize("known", OTHERS)
+def test_a07_others_keep_what_they_have(known: Revocation, revoked: Revoked) -> None:
+    revoked.add(known)
+    assert not revoked.voids(session(), PREVIEW)
+    assert not known.ends(session(), PREVIEW)
+    assert not revoked.named_since(0, session(), PREVIEW)
+
+
+@pytest.mark.parametrize("known", NAMING)
+def test_a07_of_unknown_age_what_is_open_ends_and_only_the_logins_end_voids_it(
+    known: Revocation, revoked: Revoked
+) -> None:
+    revoked.add(known)
+    assert known.ends(session(None), PREVIEW)
+    assert revoked.voids(session(None), PREVIEW) is (known.session is not None)
+
+
+@pytest.mark.parametrize("known", NAMING)
+def test_what_came_in_between_is_told(known: Revocation, revoked: Revoked) -> None:
+    before = revoked.count
+    assert not revoked.named_since(before, session(), PREVIEW)
+    revoked.add(known)
+    assert revoked.named_since(before, session(), PREVIEW)
+    assert not revoked.named_since(revoked.count, session(), PREVIEW)
+
+
+def test_a_revocation_is_news_once(revoked: Revoked) -> None:
+    assert revoked.add(revocation("ada"))
+    assert not revoked.add(revocation("ada"))
+    assert not revoked.add(revocation("ada", at=NOW - 1))
+    assert revoked.add(revocation("ada", at=NOW + 1))
+    assert (len(revoked), revoked.count) == (1, 2)
+
+
+def test_it_is_known_for_as_long_as_what_it_voids_could_hold(revoked: Revoked, clock: Clock) -> None:
+    revoked.add(revocation("ada"))
+    clock.now += 3600
+    revoked.add(revocation("eve", at=clock.now))
+    assert revoked.voids(session(), PREVIEW)
+    clock.now += 1
+    revoked.add(revocation("grace", at=clock.now))
+    assert not revoked.voids(session(), PREVIEW)
+    assert len(revoked) == 2
+
+
+def test_the_memory_is_bounded_and_what_falls_out_of_it_opens_nothing(clock: Clock) -> None:
+    revoked = Revoked(3600, size=10, clock=clock)
+    for number in range(1000):
+        revoked.add(revocation(login=f"login-{number}", at=NOW + number))
+    assert len(revoked) == 10
+    assert revoked.voids(session(NOW, ref="login-0"), PREVIEW)
+    # nor does any other of that age: refused once too often is better than let in once
+    assert revoked.voids(session(NOW + 989, ref="unrelated"), PREVIEW)
+    assert not revoked.voids(session(NOW + 989.5, ref="unrelated"), PREVIEW)
+
+
+def test_a_thousand_that_have_expired_leave_no_trace(revoked: Revoked, clock: Clock) -> None:
+    for number in range(1000):
+        revoked.add(revocation(login=f"login-{number}", at=clock.now))
+    clock.now += 3601
+    for number in range(1000):
+        revoked.add(revocation("ada", at=clock.now + number))
+    assert len(revoked) == 1
