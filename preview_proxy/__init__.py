@@ -11,8 +11,10 @@ from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.nullspace import Nullspace
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
+from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
 from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
+from preview_proxy.workers import Revocations
 
 __all__ = [
     "Authenticator",
@@ -34,6 +36,8 @@ __all__ = [
     "PreviewProxyError",
     "PreviewProxyMiddleware",
     "Provider",
+    "Revocation",
+    "Revocations",
     "Routed",
     "Router",
     "Secret",

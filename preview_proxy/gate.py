@@ -25,6 +25,7 @@ from preview_proxy.live import Admission
 from preview_proxy.revocation import Revocation, Revoked
 from preview_proxy.sessions import Authenticator, Session, authenticate, ensure_async
 from preview_proxy.tickets import MAX_TICKET_TTL, Tickets, gate_cookie_name
+from preview_proxy.workers import Workers
 
 MEMORY = 10_000
 """Gates and decisions kept."""
@@ -50,6 +51,7 @@ class Gate:
         session: Authenticator | None,
         timeout: float,
         decision_ttl: float,
+        workers: Workers | None = None,
     ) -> None:
         if tickets is None and session is None:
             raise ConfigurationError("give tickets=Tickets(...), session=..., or both: nobody could pass otherwise")
@@ -61,6 +63,7 @@ class Gate:
         self._session = session
         self._timeout = timeout
         self._decision_ttl = decision_ttl
+        self._workers = workers
         self._revoked = Revoked(tickets.gate_ttl + MAX_TICKET_TTL if tickets else CUSTOMERS_SESSIONS)
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
         self._latest: Recent[tuple[str, str, Preview], float] = Recent(MEMORY)
@@ -70,6 +73,8 @@ class Gate:
 
     async def admit(self, scope: Mapping[str, Any], inbound: Inbound, routed: Routed) -> Admission:
         """Who the visitor is. Raises `Unauthorized`, `NotFound`, `CheckFailed`, or `Rejected` if cross-site."""
+        if self._workers is not None:
+            await self._workers.heard(self._timeout)
         preview, revocations = routed.preview, self._revoked.count
         session, ambient, by_gate = self._by_gate(inbound, routed), True, True
         if session is None and self._session is not None:
@@ -151,6 +156,8 @@ class Gate:
 
     async def authorize(self, subject: str, preview: Preview) -> None:
         """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while."""
+        if self._workers is not None:
+            await self._workers.heard(self._timeout)
         revocations = self._revoked.count
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:

@@ -143,6 +143,15 @@ class LiveRelays:
             self._forget(relay)
         return relay.cut
 
+    def is_elsewhere(self) -> bool:
+        """Whether the relays run on an event loop, and the caller does not."""
+        if self._loop is None or not self._loop.is_running():
+            return False
+        try:
+            return asyncio.get_running_loop() is not self._loop
+        except RuntimeError:
+            return True
+
     def refuse_if_draining(self) -> None:
         """Raise ``shutting_down`` where no relay may begin."""
         if self._draining:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Self
 
 import httpx
+from anyio import from_thread
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +39,7 @@ from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.visit import Visit
+from preview_proxy.workers import Revocations, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class PreviewProxy:
 
     `router` turns a host into a preview; `provider` says where it is served; `authorize(subject, preview)` decides.
     Visitors are known by `tickets` (previews on a domain of their own), by `session` (the customer's own cookie or
-    token reaches the previews), or both. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
+    token reaches the previews), or both. `revocations` tells several workers of each other's `revoke`; without it, that
+    acts on this process. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
 
     Raises `ConfigurationError` for what could not work.
     """
@@ -68,6 +71,7 @@ class PreviewProxy:
         tickets: Tickets | None = None,
         session: Authenticator | None = None,
         policy: Policy | None = None,
+        revocations: Revocations | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         policy = policy or Policy()
@@ -75,12 +79,14 @@ class PreviewProxy:
         self._provider = provider
         self._tickets = tickets
         self._limits = policy.limits
+        self._workers = Workers(revocations, self._end, self._limits.decision_ttl) if revocations else None
         self._gate = Gate(
             authorize=authorize,
             tickets=tickets,
             session=session,
             timeout=self._limits.check_timeout,
             decision_ttl=self._limits.decision_ttl,
+            workers=self._workers,
         )
         self._endpoints = Endpoints(self._gate, tickets, self.revoke)
         self._rules = compile_rules(
@@ -194,19 +200,31 @@ class PreviewProxy:
         return origin
 
     def revoke(self, *, subject: str | None = None, preview: Preview | None = None, session: str | None = None) -> int:
-        """Take access back, in this process and at once: of all of `subject`, to `preview`, for one login, or a mix.
+        """Take access back, at once: from all of `subject`, to `preview`, for one login, or a mix.
 
         `session` is the `session_ref` that its ticket was issued with, or the `Session.ref` of your own session. Call
         it when somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and
         gates issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close
         with 4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number
-        of them is returned.
+        of them in this process is returned; other workers are told in the background, if there are `revocations`.
 
-        Raises `ValueError` where nothing is named.
+        Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI. Raises
+        `ValueError` where nothing is named.
         """
         if (subject is None and preview is None and session is None) or session == "":
             raise ValueError("name the subject, the preview, the session, or several of them")
         revocation = Revocation(subject, preview, session, time.time())
+        if self._live.is_elsewhere():
+            return from_thread.run_sync(self._revoke, revocation)
+        return self._revoke(revocation)
+
+    def _revoke(self, revocation: Revocation) -> int:
+        if self._workers is not None:
+            self._workers.publish(revocation)
+        return self._end(revocation)
+
+    def _end(self, revocation: Revocation) -> int:
+        """Do what a revocation, of this worker or another, asks for; once, for ours comes back."""
         return self._live.revoke(revocation) if self._gate.revoke(revocation) else 0
 
     def inventory(self) -> list[HeldTarget]:
@@ -244,6 +262,8 @@ class PreviewProxy:
         since Starlette does not pass the lifespan to mounted apps.
         """
         await self._live.drain(self._limits.drain_timeout)
+        if self._workers is not None:
+            await self._workers.aclose()
         await self._transport.aclose()
         if self._wakes is not None:
             await self._wakes.aclose()

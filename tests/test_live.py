@@ -362,7 +362,7 @@ async def test_a_renewed_login_keeps_what_it_has_open() -> None:
 
 
 async def test_w10_the_customers_own_session_is_asked_again() -> None:
-    answers = [True, CheckFailed(), True, False]
+    answers: list[bool | Exception] = [True, CheckFailed(), True, False]
 
     async def again() -> bool:
         answer = answers.pop(0)

@@ -409,9 +409,9 @@ async def test_what_is_revoked_opens_nothing_any_more() -> None:
     assert (await call(door.proxy, scope)).status == 200
     assert door.proxy.revoke(subject=OWNER) == 0
     assert (await call(door.proxy, scope)).status == 401
-    for nothing in ({}, {"session": ""}):
+    for nothing in (None, ""):
         with pytest.raises(ValueError, match="name the subject"):
-            door.proxy.revoke(**nothing)
+            door.proxy.revoke(session=nothing)
 
 
 async def test_policies_reach_every_part() -> None:

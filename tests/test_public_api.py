@@ -15,9 +15,10 @@ import preview_proxy
 ROOT = Path(__file__).parent.parent
 
 PUBLIC = """
-    Authenticator ConfigurationError CookieSession Embed Endpoint HeldTarget HostPattern HostTable JWTSession
-    Limits MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware
-    Provider Routed Router Secret Session StarletteSession Static Target TicketStore Tickets first_of
+    Authenticator ConfigurationError CookieSession Embed Endpoint HeldTarget HostPattern HostTable JWTSession Limits
+    MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
+    RedisState Revocation Revocations Routed Router Secret Session SharedTargets StarletteSession Static Target
+    TicketStore Tickets first_of
 """
 
 
