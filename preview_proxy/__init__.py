@@ -9,8 +9,10 @@ from preview_proxy.jwt_sessions import JWTSession
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.nullspace import Nullspace
+from preview_proxy.providers.shared_targets import SharedTargets
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
+from preview_proxy.redis_state import RedisState
 from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
 from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
@@ -36,12 +38,14 @@ __all__ = [
     "PreviewProxyError",
     "PreviewProxyMiddleware",
     "Provider",
+    "RedisState",
     "Revocation",
     "Revocations",
     "Routed",
     "Router",
     "Secret",
     "Session",
+    "SharedTargets",
     "StarletteSession",
     "Static",
     "Target",

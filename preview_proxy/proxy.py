@@ -29,11 +29,12 @@ from preview_proxy.live import LiveRelays
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.held import HeldTarget
+from preview_proxy.providers.shared_targets import SharedTargets
 from preview_proxy.providers.wakes import Wakes
 from preview_proxy.readiness import wait_until_ready
 from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, Session
-from preview_proxy.tickets import Tickets
+from preview_proxy.tickets import Tickets, refuse_several_workers
 from preview_proxy.transports.foreign import ForeignTransport
 from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
@@ -57,7 +58,8 @@ class PreviewProxy:
     `router` turns a host into a preview; `provider` says where it is served; `authorize(subject, preview)` decides.
     Visitors are known by `tickets` (previews on a domain of their own), by `session` (the customer's own cookie or
     token reaches the previews), or both. `revocations` tells several workers of each other's `revoke`; without it, that
-    acts on this process. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
+    acts on this process. `targets` has them mint each target once for all. `transport` replaces the upstream transport,
+    for HTTP/2 or an egress proxy.
 
     Raises `ConfigurationError` for what could not work.
     """
@@ -72,9 +74,14 @@ class PreviewProxy:
         session: Authenticator | None = None,
         policy: Policy | None = None,
         revocations: Revocations | None = None,
+        targets: SharedTargets | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         policy = policy or Policy()
+        if revocations is None:
+            refuse_several_workers("a user signed out in one worker would not be", "PreviewProxy(revocations=...)")
+        if targets is not None and policy.revoke_on_close:
+            raise ConfigurationError("revoke_on_close would take targets from the workers that share them")
         self._router = router
         self._provider = provider
         self._tickets = tickets
@@ -96,8 +103,12 @@ class PreviewProxy:
             embedders=tickets.embedders if tickets else (),
         )
         self._targets = TargetCache(
-            provider, timeout=self._limits.provider_timeout, mints_per_minute=self._limits.mints_per_minute
+            provider,
+            timeout=self._limits.provider_timeout,
+            mints_per_minute=self._limits.mints_per_minute,
+            shared=targets,
         )
+        self._parts = {id(part): part for part in (provider, revocations, targets)}
         self._wakes = Wakes(provider, timeout=self._limits.wake_timeout) if policy.wake else None
         self._revoke_on_close = policy.revoke_on_close
         self._transport = _upstream(transport, self._limits)
@@ -175,7 +186,6 @@ class PreviewProxy:
             raise ValueError(f"path must start with one '/', not {path!r}")
         origin = await self._public_origin(preview, host)
         session = Session(subject, session_ref, expires_at)
-        ticket = self._tickets.issue(origin=origin, preview=preview, session=session, embedder=embedder)
         failure: PreviewProxyError | None = None
         try:
             await self._gate.authorize(subject, preview)
@@ -183,6 +193,7 @@ class PreviewProxy:
             failure = error
         if failure is not None:
             raise HTTPException(failure.status, failure.row.message)
+        ticket = self._tickets.issue(origin=origin, preview=preview, session=session, embedder=embedder)
         return Embed(str(origin), ticket, path)
 
     async def _public_origin(self, preview: Preview, host: str | None) -> Origin:
@@ -268,9 +279,10 @@ class PreviewProxy:
         if self._wakes is not None:
             await self._wakes.aclose()
         await self._targets.aclose(revoke=self._revoke_on_close)
-        close = getattr(self._provider, "aclose", None)
-        if close is not None:
-            await close()
+        for part in self._parts.values():
+            close = getattr(part, "aclose", None)
+            if close is not None:
+                await close()
 
 
 class PreviewProxyMiddleware:

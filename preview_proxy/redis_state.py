@@ -46,29 +46,35 @@ _UNLOCK = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KE
 
 
 class RedisState:
-    """The state that all workers and hosts share: give one to `Tickets(store=...)` and `PreviewProxy(shared=...)`.
+    """What all workers and hosts share, in one object for three arguments:
+
+        Tickets(..., store=state)
+        PreviewProxy(..., revocations=state, targets=state)
 
     `url` is ``redis://[user:password@]host[:port][/number]``, ``rediss://`` over TLS, or ``unix://``: of one Redis,
     6.2 or later, that keeps what it was told (``appendonly yes``, ``maxmemory-policy noeviction``). `secret` is at
     least 32 random bytes, the same in every worker and another for each `PreviewProxy`: names are hashed and values
-    encrypted with keys derived from it.
+    encrypted with keys derived from it. Gates may hold for a day at most.
 
-    Without Redis nobody is let in: tickets cannot be spent, and after five seconds gates do not open and what is open
-    ends, for a revocation could have been missed. Raises `ConfigurationError` for what could not work.
+    Without Redis nobody is let in. Raises `ConfigurationError` for what could not work.
     """
 
     def __init__(self, url: str, *, secret: str | bytes) -> None:
         self._sealer = Sealer(long_enough(secret, "RedisState"))
-        self._redis = _client(url, MAX_CONNECTIONS)
-        self.revocations = RedisRevocations(_client(url, 2), self._sealer)
+        self._redis = _client(url)
+        self._epoch = self._sealer.name("epoch")
+        self._spend = self._redis.register_script(_SPEND)
+        self._unlock = self._redis.register_script(_UNLOCK)
+        self._revocations = RedisRevocations(self._redis, self._sealer, self._epoch)
+        self.publish = self._revocations.publish
+        self.listen = self._revocations.listen
 
     async def consume(self, ticket_id: str, expires_at: float) -> bool:
         """Whether this is the first use of the ticket; see `TicketStore`. Raises what Redis raises."""
         issued_at = math.floor(expires_at) - MAX_TICKET_TTL
-        arguments = secrets.token_hex(8), math.ceil(expires_at * 1000), (issued_at + 1) * 1000
-        first: object = await self._eval(
-            _SPEND, [self.revocations.epoch, self._sealer.name("ticket", ticket_id)], *arguments
-        )
+        keys = [self._epoch, self._sealer.name("ticket", ticket_id)]
+        times = math.ceil(expires_at * 1000), (issued_at + 1) * 1000
+        first: object = await self._spend(keys=keys, args=[secrets.token_hex(8), *times])
         return first == 1
 
     async def load(self, preview: Preview) -> Minted | None:
@@ -94,21 +100,17 @@ class RedisState:
 
     async def unlock(self, preview: Preview, token: str) -> None:
         """Let others mint for `preview`."""
-        await self._eval(_UNLOCK, [self._sealer.name("lock", preview.key)], token)
-
-    async def _eval(self, script: str, keys: list[str], *arguments: object) -> Any:
-        return await self._redis.eval(script, len(keys), *keys, *arguments)  # type: ignore[arg-type]
+        await self._unlock(keys=[self._sealer.name("lock", preview.key)], args=[token])
 
     async def aclose(self) -> None:
         """Close the connections. The proxy that it was given to does this at shutdown."""
-        await self.revocations.aclose()
         await self._redis.aclose()
 
     def __repr__(self) -> str:
         return "RedisState(****)"
 
 
-def _client(url: str, connections: int) -> Redis:
+def _client(url: str) -> Redis:
     try:
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
@@ -118,7 +120,7 @@ def _client(url: str, connections: int) -> Redis:
     try:
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=connections,
+            max_connections=MAX_CONNECTIONS,
             timeout=CONNECT_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
             socket_timeout=ANSWER_TIMEOUT,

@@ -111,7 +111,7 @@ class Tickets:
         self._ticket_ttl = ticket_ttl
         self._clock = clock
         if isinstance(self._store, MemoryTicketStore):
-            _refuse_several_workers()
+            refuse_several_workers("a ticket spent in one worker would still be good", "Tickets(store=RedisState(...))")
 
     def issue(self, *, origin: Origin, preview: Preview, session: Session, embedder: str | None = None) -> str:
         """A ticket for `preview` at its public `origin`, to be spent by a page of `embedder`.
@@ -268,10 +268,11 @@ def _embedder(embedder: str) -> str:
     raise ConfigurationError(f"the embedder {embedder!r} {problem}: use https://host[:port] or http://localhost[:port]")
 
 
-def _refuse_several_workers() -> None:
+def refuse_several_workers(consequence: str, remedy: str) -> None:
+    """Raise `ConfigurationError` where the environment says that this is one of several workers."""
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if workers.isdecimal() and int(workers) > 1:
         raise ConfigurationError(
-            f"WEB_CONCURRENCY is {workers}, and a ticket spent in one worker would still be good in the others: "
-            "pass Tickets(store=...) a TicketStore that all of them share, or run one worker"
+            f"WEB_CONCURRENCY is {workers}, and {consequence} in the others: pass {remedy}, which all of them share, "
+            "or run one worker"
         )

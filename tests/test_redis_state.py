@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -140,7 +140,7 @@ async def test_what_another_secret_sealed_or_somebody_put_there_is_no_target(
     await state.save(Preview("mch_other", 1), minted())
     async with redis.client() as client:
         keys = [key async for key in client.scan_iter("preview-proxy:target:*")]
-        values = [await client.get(key) for key in keys]
+        values: list[Any] = [await client.get(key) for key in keys]
         for key, value in zip(keys, [*values[1:], values[0]], strict=True):
             await client.set(key, value)
         assert await state.load(PREVIEW) is None
@@ -178,9 +178,7 @@ async def test_h14_nothing_in_redis_is_a_secret_or_a_name(state: RedisState, red
         assert word.encode() not in dumped
 
 
-@pytest.mark.parametrize(
-    "url", ["http://host/0", "redis-host", "", f"redis://:{PASSWORD}@host:port/0", f"redis://:{PASSWORD}@host/x"]
-)
+@pytest.mark.parametrize("url", ["http://host/0", "redis-host", "", f"redis://:{PASSWORD}@host:port/0"])
 def test_h14_a_url_that_could_not_work_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ConfigurationError, match="redis://host:6379/0") as caught:
         RedisState(url, secret=SECRET)
@@ -195,12 +193,6 @@ def test_a_short_secret_is_refused() -> None:
 
 def test_h14_its_repr_shows_nothing() -> None:
     assert repr(RedisState(f"redis://:{PASSWORD}@localhost", secret=SECRET)) == "RedisState(****)"
-
-
-def test_nothing_of_redis_is_imported_before_it_is_needed() -> None:
-    program = "import sys, preview_proxy; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"redis", "cryptography"} & set(ran.stdout.split())
 
 
 @pytest.mark.parametrize("package", ["redis", "cryptography"])
