@@ -25,6 +25,13 @@ LIMITS = {
     "response_header_count": ("Fields in an upstream response's head.", "`upstream_protocol_error`"),
     "response_header_bytes": ("Bytes of their names and values together.", "`upstream_protocol_error`"),
     "message_bytes": ("Bytes of one WebSocket message, either way.", "close code 1009"),
+    "requests_per_subject": ("Requests under way for one subject. Nobody waits in a queue.", "`too_many_requests`"),
+    "requests_per_preview": ("The same for one preview.", "`preview_busy`"),
+    "requests": ("The same in this process.", "`server_busy`"),
+    "sockets_per_subject": ("WebSockets open, or being opened, for one subject.", "`too_many_requests`"),
+    "sockets_per_preview": ("The same for one preview.", "`preview_busy`"),
+    "sockets": ("The same in this process.", "`server_busy`"),
+    "handshakes_per_minute": ("WebSocket handshakes of one subject at one preview.", "`too_many_requests`"),
     "connections": ("Connections to one upstream origin with one credential.", "the next waits"),
     "pool_timeout": ("Seconds to wait for one of them.", "`upstream_busy`"),
     "connect_timeout": ("Seconds to connect to upstream, TLS included.", "`upstream_timeout`"),
@@ -44,6 +51,11 @@ LIMITS = {
     "decision_ttl": (
         "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
         "it is asked again",
+    ),
+    "recheck_interval": (
+        "Seconds after which what is open ends, unless `authorize` and the session have said yes again. They are asked "
+        "from half of that time on.",
+        "close code 4401, 4403 or 4503, or cut",
     ),
     "drain_timeout": ("Seconds that requests under way have left at shutdown. WebSockets end at once.", "1012, or cut"),
 }

@@ -7,7 +7,7 @@
       +-- Forbidden                403   a cross-site request, or a ticket that does not hold
       +-- Misdirected              421   a host inside a preview zone that names no preview
       +-- BadRequest               400   (405, 414, 431) a message that breaks the protocol's rules
-      +-- LimitExceeded            413   (429) more than the operator allows
+      +-- LimitExceeded            413   (429, 503) more than the operator allows
       +-- CheckFailed              503   the customer's own session, access or routing check did not answer
       +-- ProviderError            502   the provider's API or edge
       |     +-- CredentialRejected 502   its edge refused our token
@@ -65,6 +65,9 @@ CODES: dict[str, Code] = {
     "not_signed_in": Code(401, 4401, False, "You are not signed in here.", "Open it from the app it belongs to."),
     "cross_site": Code(403, 4403, False, "This request came from another site.", "Open the preview itself."),
     "ticket_refused": Code(403, 4403, False, "The ticket does not hold.", "Open the preview from the app again."),
+    "too_many_requests": Code(429, 4429, True, "You have too much open here at once.", "Reload in a moment."),
+    "preview_busy": Code(503, 4503, True, "Too much of this preview is open at once.", "Reload in a moment."),
+    "server_busy": Code(503, 4503, True, "The server is busy.", "Reload in a moment."),
     "check_failed": Code(503, 4503, True, "Your access could not be checked.", _RELOAD),
     "shutting_down": Code(503, 1012, True, "The server is restarting.", "Reload in a moment."),
     "internal_error": Code(500, 1011, True, "Something went wrong here.", _RELOAD),
@@ -74,6 +77,7 @@ CODES: dict[str, Code] = {
     "provider_busy": Code(503, 1013, True, "Too many previews are being opened at once.", "Reload in a moment."),
     "machine_not_found": Code(404, 4404, False, "The machine no longer exists.", "Start it again from the app."),
     "upstream_unreachable": Code(502, 1011, True, "The machine could not be reached.", _RELOAD),
+    "upstream_unavailable": Code(503, 4503, True, "The machine could not be reached just now.", _RELOAD),
     "upstream_busy": Code(503, 1013, True, "The machine is busy.", "Reload in a moment."),
     "upstream_timeout": Code(504, 1013, True, "The machine did not answer in time.", _DEV_SERVER),
     "upstream_protocol_error": Code(502, 1011, False, "The machine's answer is not valid HTTP.", _DEV_SERVER),
@@ -101,11 +105,15 @@ CODES: dict[str, Code] = {
 }
 
 
+RETRY_AFTER = 5
+"""Seconds after which to try again, where nobody says."""
+
+
 class PreviewProxyError(Exception):
     """A failure with a `code` of the table.
 
     `detail` is for the log only and never holds a credential or a URL with a query.
-    `retry_after` is in seconds, 1 to 300.
+    `retry_after` is in seconds, 1 to 300; anything else becomes 5. A status of 429 or 503 that may be retried has one.
     """
 
     default_code = "internal_error"
@@ -114,8 +122,11 @@ class PreviewProxyError(Exception):
     def __init__(self, code: str | None = None, *, detail: str = "", retry_after: int | None = None) -> None:
         self.code = code if code in CODES else self.default_code
         self.detail = detail
-        self.retry_after = retry_after
+        self.retry_after = RETRY_AFTER if retry_after is None and self._is_for_later() else _seconds(retry_after)
         super().__init__(f"{self.code}: {detail}" if detail else self.code)
+
+    def _is_for_later(self) -> bool:
+        return self.row.retryable and self.row.status in (429, 503)
 
     @property
     def row(self) -> Code:
@@ -225,6 +236,12 @@ class UpstreamProtocol(UpstreamError):
     """What came back is not the protocol."""
 
     default_code = "upstream_protocol_error"
+
+
+def _seconds(retry_after: int | None) -> int | None:
+    """`Retry-After` (RFC 9110 §10.2.3) as we send it."""
+    usable = retry_after is None or (type(retry_after) is int and 1 <= retry_after <= 300)
+    return retry_after if usable else RETRY_AFTER
 
 
 def from_rejected(rejected: Rejected) -> PreviewProxyError:

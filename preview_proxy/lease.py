@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import httpx
+
+from preview_proxy.breaker import Breaker
 from preview_proxy.core.models import Inbound, RawHeaders
 from preview_proxy.core.plan import Route
-from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError
+from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, Unreachable
 from preview_proxy.hosts import Routed
 from preview_proxy.providers.base import Provider, SupportsExplainError
 from preview_proxy.providers.cache import TargetCache
@@ -40,24 +43,42 @@ class TargetLease(Edge):
     """
 
     def __init__(
-        self, inbound: Inbound, routed: Routed, cache: TargetCache, provider: Provider, wakes: Wakes | None = None
+        self,
+        inbound: Inbound,
+        routed: Routed,
+        cache: TargetCache,
+        provider: Provider,
+        breaker: Breaker,
+        wakes: Wakes | None = None,
     ) -> None:
         super().__init__(provider)
         self._inbound = inbound
         self._routed = routed
         self._cache = cache
+        self._breaker = breaker
         self._wakes = wakes
+        self._is_trial = False
         self._held: Holding | None = None
 
     async def route(self) -> Route:
-        """Raises `ProviderError` where the provider fails, `NotFound` where the target has no such transport."""
-        held = self._held = await self._hold()
+        """Raises `ProviderError` where the provider fails, `NotFound` where the target has no such transport.
+
+        While the preview is out of reach it raises at once, and asks nobody.
+        """
+        preview, public = self._routed
+        if not self._is_trial:
+            self._is_trial = self._breaker.enter(preview)
+        try:
+            held = self._held = await self._hold()
+        except PreviewProxyError as error:
+            self._breaker.failed(preview, error)
+            raise
         kind = self._inbound.kind
         endpoint = held.target.http if kind == "http" else held.target.websocket
         if endpoint is None:
             raise NotFound(detail=f"the target has no {kind} endpoint")
         self._cache.used(held, kind)
-        return Route(self._routed.preview, self._routed.public, endpoint)
+        return Route(preview, public, endpoint)
 
     async def _hold(self) -> Holding:
         try:
@@ -66,7 +87,6 @@ class TargetLease(Edge):
             unavailable = error
         if not await self._wake(unavailable):
             raise unavailable.with_traceback(None)
-        self._cache.forget_failure(self._routed.preview)
         return await self._cache.get(self._routed.preview)
 
     async def _wake(self, error: PreviewProxyError) -> bool:
@@ -81,3 +101,16 @@ class TargetLease(Edge):
             return self._cache.reject(self._held, error.code)
         self._cache.failed(self._held, error.code)
         return await self._wake(error)
+
+    def reached(self) -> None:
+        self._breaker.reached(self._routed.preview)
+
+    def failed(self, error: Exception) -> None:
+        """Only a connection that could not be made counts: what is slow or breaks off was reached."""
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            self._breaker.failed(self._routed.preview, Unreachable(detail=type(error).__name__))
+
+    def close(self) -> None:
+        """Let another try, if this was the one that did. Call it at the end, whatever that was."""
+        if self._is_trial:
+            self._breaker.release(self._routed.preview)

@@ -15,6 +15,7 @@ from anyio import from_thread
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from preview_proxy.breaker import Breaker
 from preview_proxy.checks import check
 from preview_proxy.core.models import Origin, Preview, Rejected
 from preview_proxy.core.plan import compile_rules
@@ -26,6 +27,7 @@ from preview_proxy.gate import Authorize, Gate
 from preview_proxy.hosts import Routed, Router
 from preview_proxy.lease import TargetLease
 from preview_proxy.live import LiveRelays
+from preview_proxy.occupancy import Occupancy
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.held import HeldTarget
@@ -111,6 +113,8 @@ class PreviewProxy:
         self._parts = {id(part): part for part in (provider, revocations, targets)}
         self._wakes = Wakes(provider, timeout=self._limits.wake_timeout) if policy.wake else None
         self._revoke_on_close = policy.revoke_on_close
+        self._breaker = Breaker()
+        self._occupancy = Occupancy(self._limits)
         self._transport = _upstream(transport, self._limits)
         self._live = LiveRelays(self._gate, self._limits.recheck_interval)
 
@@ -151,14 +155,19 @@ class PreviewProxy:
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
         admission = await self._gate.admit(visit.scope, inbound, routed)
-        lease = TargetLease(inbound, routed, self._targets, self._provider, self._wakes)
         self._live.refuse_if_draining()
+        room, place = self._occupancy.enter(inbound.kind, admission.session.subject, routed.preview)
+        lease = TargetLease(inbound, routed, self._targets, self._provider, self._breaker, self._wakes)
         run = partial(self._live.run, admission)
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
-        if inbound.kind == "http":
-            await relay_http(*ends, offers=visit.scope.get("extensions") or ())
-        else:
-            await relay_websocket(*ends, can_deny=visit.can_deny)
+        try:
+            if inbound.kind == "http":
+                await relay_http(*ends, offers=visit.scope.get("extensions") or ())
+            else:
+                await relay_websocket(*ends, can_deny=visit.can_deny)
+        finally:
+            lease.close()
+            room.leave(place)
 
     async def ticket(
         self,

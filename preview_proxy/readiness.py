@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
-
 from preview_proxy.core.models import Outbound, Preview
 from preview_proxy.core.urls import request_target
 from preview_proxy.errors import MachineUnavailable, PreviewProxyError, UpstreamError
 from preview_proxy.lease import Edge
 from preview_proxy.providers.base import Provider, SupportsReadiness
 from preview_proxy.providers.cache import TargetCache
-from preview_proxy.transports.exchange import ask, explanation, translate
+from preview_proxy.transports.exchange import Upstream, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest
 
 POLL = 0.5
@@ -26,7 +24,7 @@ _NOT_YET = frozenset({502, 503, 504})
 
 
 async def wait_until_ready(
-    preview: Preview, provider: Provider, targets: TargetCache, transport: httpx.AsyncBaseTransport, seconds: float
+    preview: Preview, provider: Provider, targets: TargetCache, transport: Upstream, seconds: float
 ) -> None:
     """Return once the preview answers. Raises `MachineUnavailable` after `seconds`, and what will not change at once.
 
@@ -48,9 +46,7 @@ async def wait_until_ready(
         raise failure.with_traceback(None)
 
 
-async def _failure(
-    preview: Preview, edge: Edge, targets: TargetCache, transport: httpx.AsyncBaseTransport
-) -> PreviewProxyError | None:
+async def _failure(preview: Preview, edge: Edge, targets: TargetCache, transport: Upstream) -> PreviewProxyError | None:
     """Why the preview does not answer, or None."""
     try:
         endpoint = (await targets.get(preview)).target.http
@@ -58,7 +54,7 @@ async def _failure(
             return None
         headers = ((b"host", endpoint.origin.field), (b"accept", b"*/*"), (b"user-agent", b"preview-proxy"))
         outbound = Outbound("GET", endpoint, request_target(b"/", b"", endpoint), headers, False, None)
-        response = await ask(transport, UpstreamRequest(outbound, NO_BODY))
+        response = await transport.send(UpstreamRequest(outbound, NO_BODY))
         try:
             error = await explanation(response, edge)
         finally:

@@ -27,11 +27,13 @@ LAYERS = [
     ["core"],
     ["errors"],
     [
+        "breaker",
         "checks",
         "hosts",
         "jwks",
         "jwt_sessions",
         "live",
+        "occupancy",
         "providers",
         "redis_revocations",
         "redis_state",

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from preview_proxy import Nullspace, Origin, Preview, Routed, Static, Target
+from preview_proxy.breaker import Breaker
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import (
     CODES,
@@ -56,9 +57,8 @@ def lease(
     wakes: Wakes | None = None,
     headers: RawHeaders = (),
 ) -> TargetLease:
-    return TargetLease(
-        inbound(kind, headers=headers), ROUTED, cache or TargetCache(provider, timeout=1), provider, wakes
-    )
+    targets = cache or TargetCache(provider, timeout=1)
+    return TargetLease(inbound(kind, headers=headers), ROUTED, targets, provider, Breaker(), wakes)
 
 
 async def test_h12_each_transport_gets_its_own_endpoint() -> None:

@@ -20,7 +20,6 @@ from preview_proxy import Limits, Policy, Preview, Session
 from preview_proxy.testing import Request, Response, WebSocket
 from preview_proxy.transports.websocket_stream import WebSocketStream
 from tests.servers import HTTP_SERVERS, WEBSOCKET_SERVERS, Serving, serving
-from tests.test_live import until
 from tests.test_revoke import PREVIEW, gate
 from tests.transports.test_relay_websocket import closed, dial
 from tests.world import OWNER, World, world
@@ -174,20 +173,28 @@ async def test_a01_a_check_that_fails_is_no_yes_and_closes_with_4503(failing: st
 
 
 class Witness:
-    """Between the proxy and the server: what the proxy hands to either side once `decided` is set."""
+    """Between the proxy and the server: what the proxy hands to either side once it is decided that it must not."""
 
     def __init__(self) -> None:
         self.decided = False
         self.down: list[Message] = []
         self.up: list[object] = []
-        self.passed = 0
+        self._left = 0
+        self._decide: Callable[[], None] = lambda: None
+
+    def after(self, messages: int, decide: Callable[[], None]) -> None:
+        """Decide while the proxy hands that many'th message on."""
+        self._left, self._decide = messages, decide
 
     def around(self, app: ASGIApp) -> ASGIApp:
         async def witnessed(scope: Scope, receive: Receive, send: Send) -> None:
             async def watched(message: Message) -> None:
-                self.passed += 1
                 if self.decided and message["type"] in ("websocket.send", "http.response.body"):
                     self.down.append(message)
+                self._left -= 1
+                if self._left == 0:
+                    self.decided = True
+                    self._decide()
                 await send(message)
 
             await app(scope, receive, watched)
@@ -219,7 +226,7 @@ async def test_w10_no_message_passes_after_the_decision_however_fast_they_come(w
         @w.dev.websocket("/flood")
         async def flood(socket: WebSocket) -> None:
             await socket.accept()
-            talking = asyncio.ensure_future(_endlessly(socket.send_text))
+            talking = asyncio.ensure_future(_endlessly(lambda _: socket.raw(b"\x81\x01x" * 10)))  # ten messages at once
             try:
                 while True:
                     await socket.receive()
@@ -235,11 +242,13 @@ async def test_w10_no_message_passes_after_the_decision_however_fast_they_come(w
                     with pytest.raises(ConnectionClosed):
                         await _endlessly(socket.send)
 
+                def decide() -> None:
+                    assert w.proxy.revoke(subject=OWNER) == 1
+
+                witness.after(105, decide)
                 group.start_soon(talk)
-                await until(lambda: witness.passed > 100)
-                witness.decided = True
-                assert w.proxy.revoke(subject=OWNER) == 1
                 assert (await closed(socket))[0] == 4401
+    assert witness.decided
     assert (witness.down, witness.up) == ([], [])
 
 
@@ -255,11 +264,12 @@ async def test_a08_no_byte_passes_after_the_decision_however_fast_they_come(http
         with anyio.fail_after(20):
             async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
                 await stream.send(w.request("/bytes/1000000000"))
-                received = 0
-                while received < 5_000_000:
-                    received += len(await stream.receive())
-                witness.decided = True
-                assert w.proxy.revoke(preview=PREVIEW) == 1
+
+                def decide() -> None:
+                    assert w.proxy.revoke(preview=PREVIEW) == 1
+
+                witness.after(105, decide)
                 await cut(stream)
             await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+    assert witness.decided
     assert witness.down == []

@@ -8,7 +8,7 @@ name survives here only if every one of those parsers reads it as the same token
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from preview_proxy.core.models import RawHeaders
@@ -22,6 +22,7 @@ DEVELOPMENT_GATE_COOKIE = "pp-development"
 # RFC 9110 §5.6.2
 TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _TOKEN = re.compile(rb"[!#$%&\'*+\-.^_`|~0-9A-Za-z]+\Z")
+_NAMED = re.compile(rb"[!#$%&\'*+\-.^_`|~0-9A-Za-z]+=")
 # RFC 6265bis §5.6: a longer attribute value is ignored, a longer name-value pair refuses the cookie
 MAX_ATTRIBUTE, MAX_PAIR = 1024, 4096
 MAX_SET_COOKIES = 50
@@ -40,10 +41,13 @@ class ReservedCookies:
     """The names that neither side may hand to the other: ours, the provider's, and the customer's session's."""
 
     names: frozenset[bytes]
+    starts: tuple[bytes, ...]
+    """What a pair of one of them starts with, in lower case."""
 
     @classmethod
     def of(cls, names: Iterable[str]) -> ReservedCookies:
-        return cls(frozenset(name.lower().encode("latin-1") for name in names))
+        folded = frozenset(name.lower().encode("latin-1") for name in names)
+        return cls(folded, (*_RESERVED_PREFIXES, *(name + b"=" for name in folded)))
 
     def __contains__(self, name: bytes) -> bool:
         folded = name.lower()
@@ -55,8 +59,13 @@ def is_token(name: bytes) -> bool:
     return _TOKEN.match(name) is not None
 
 
-def filter_cookies(values: Iterable[bytes], reserved: ReservedCookies) -> bytes:
+def filter_cookies(values: Sequence[bytes], reserved: ReservedCookies) -> bytes:
     """One `Cookie` value for upstream: the pairs whose name is a token and not reserved, in order, bytes unchanged."""
+    whole = b"; ".join(values)
+    pairs, starts = whole.split(b"; "), reserved.starts
+    if len(pairs) == len(whole.split()) == whole.count(b" ") + 1 == whole.count(b";") + 1:
+        # no white space but what browsers write between pairs: no parser can see another name than the first
+        return b"; ".join([pair for pair in pairs if _NAMED.match(pair) and not pair.lower().startswith(starts)])
     return b"; ".join([pair for pair, name in _pairs(values) if _passes(pair, name, reserved)])
 
 

@@ -22,7 +22,7 @@ def check_origin(inbound: Inbound, public: Origin) -> None:
         return  # a client older than Fetch Metadata
     origins = [value for name, value in fields if name == b"origin"]
     sites = [value for name, value in fields if name == b"sec-fetch-site"]
-    own = origins == [str(public).encode()]
+    own = origins == [public.serialized]
     if inbound.kind == "websocket":
         if not own:
             raise Rejected("cross_site", "a WebSocket from another origin")

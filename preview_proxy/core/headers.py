@@ -96,21 +96,76 @@ RESPONSE_DROPPED_PREFIXES = (
     HOP_BY_HOP_PREFIXES + PROVIDER_PREFIXES + (b"public-key-pins", b"surrogate-", b"x-accel-", b"x-preview-proxy-")
 )
 
+# What browsers and dev servers send all the time, and no rule has a word in: fields that need no second look.
+USUAL_REQUEST = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"content-type",
+        b"dnt",
+        b"if-modified-since",
+        b"if-none-match",
+        b"last-event-id",
+        b"origin",
+        b"pragma",
+        b"priority",
+        b"range",
+        b"sec-ch-ua",
+        b"sec-ch-ua-mobile",
+        b"sec-ch-ua-platform",
+        b"sec-fetch-dest",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"sec-fetch-storage-access",
+        b"sec-fetch-user",
+        b"sec-gpc",
+        b"upgrade-insecure-requests",
+        b"user-agent",
+        b"x-requested-with",
+    }
+)
+USUAL_RESPONSE = frozenset(
+    {
+        b"accept-ranges",
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"age",
+        b"cache-control",
+        b"content-disposition",
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"etag",
+        b"expires",
+        b"last-modified",
+        b"pragma",
+        b"retry-after",
+        b"vary",
+        b"x-powered-by",
+    }
+)
+NOTHING: frozenset[bytes] = frozenset()
+
 # RFC 9110 §5.5: no control character but TAB.
 _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
 # The spellings that some server or gateway reads as "-".
 _DASHES = bytes.maketrans(b"_. ", b"---")
 
 
-_NOTHING: frozenset[bytes] = frozenset()
-
-
 def nominated(headers: RawHeaders) -> frozenset[bytes]:
     """The names that `Connection` declares hop-by-hop (RFC 9110 §7.6.1)."""
     values = [value for name, value in headers if name == b"connection"]
-    if not values:
-        return _NOTHING
-    return frozenset(token.strip(b" \t").lower() for value in values for token in value.split(b","))
+    return _tokens(b",".join(values)) if values else NOTHING
+
+
+@lru_cache(maxsize=NAMES)
+def _tokens(value: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip(b" \t").lower() for token in value.split(b","))
 
 
 def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:

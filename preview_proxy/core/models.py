@@ -98,6 +98,11 @@ class Origin:
         """Whether the name can only mean this computer (RFC 6761 §6.3 for ``localhost``, RFC 1122 §3.2.1.3)."""
         return self.host == "localhost" or self.host.endswith(".localhost") or LOOPBACK.match(self.host) is not None
 
+    @cached_property
+    def serialized(self) -> bytes:
+        """What `str()` gives, as an `Origin` field carries it (RFC 6454 §6.2)."""
+        return str(self).encode("ascii")
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"
 
@@ -121,8 +126,8 @@ class Endpoint:
 
     @cached_property
     def scope(self) -> bytes:
-        """A digest of the credentials: endpoints that differ in it never share a connection."""
-        digest = sha256()
+        """A digest of the origin and the credentials: endpoints that differ in it never share a connection."""
+        digest = sha256(self.origin.serialized + b"\0")
         for name, secret in self.credentials:
             digest.update(b"%s\0%s\0" % (name, secret.reveal()))
         return digest.digest()

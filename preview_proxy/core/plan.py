@@ -6,14 +6,23 @@ added later still, by the transport. On the way back: rewrite, then strip last.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from preview_proxy.core.cookies import MAX_SET_COOKIES, ReservedCookies, filter_cookies, rewrite_set_cookie
+from preview_proxy.core.cookies import (
+    MAX_SET_COOKIES,
+    ReservedCookies,
+    filter_cookies,
+    is_token,
+    rewrite_set_cookie,
+)
 from preview_proxy.core.headers import (
     HANDSHAKE_PREFIX,
+    NOTHING,
+    RESPONSE_DROPPED,
+    USUAL_REQUEST,
+    USUAL_RESPONSE,
     check_controls,
     nominated,
     request_filter,
@@ -24,9 +33,6 @@ from preview_proxy.core.policy import Limits, Policy
 from preview_proxy.core.urls import request_target, rewrite_link, rewrite_refresh, rewrite_url
 from preview_proxy.core.websocket import check_handshake, offered_subprotocols
 
-# RFC 9110 §5.1: names are tokens, here a line each
-_NAMES = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*\Z")
-
 # RFC 9110 §6.4.1 and §15.3.6: responses that have no content whatever upstream sends after the head.
 _BODILESS = frozenset({204, 205, 304})
 
@@ -36,6 +42,7 @@ class Rules:
     """The operator's policy, compiled once."""
 
     passes: Callable[[bytes], bool]
+    usual: frozenset[bytes]
     cookies: ReservedCookies
     frame_ancestors: bytes
     embedded: bool
@@ -45,8 +52,10 @@ class Rules:
 def compile_rules(policy: Policy, *, cookies: Iterable[str], headers: Iterable[str], embedders: Iterable[str]) -> Rules:
     """Rules for a policy, the cookies and headers that the customer's session is read from, and who may frame."""
     frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
+    passes = request_filter([*policy.private_headers, *headers])
     return Rules(
-        passes=request_filter([*policy.private_headers, *headers]),
+        passes=passes,
+        usual=frozenset(filter(passes, USUAL_REQUEST)),
         cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
         frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
         embedded=bool(frames),
@@ -87,31 +96,29 @@ def plan_handshake(inbound: Inbound, route: Route, rules: Rules, key: bytes) -> 
 
 
 def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]) -> Outbound:
-    return Outbound(
-        method=inbound.method,
-        endpoint=route.endpoint,
-        target=request_target(inbound.path, inbound.query, route.endpoint),
-        headers=tuple(headers),
-        has_body=inbound.has_body,
-        content_length=inbound.content_length,
-    )
+    target = request_target(inbound.path, inbound.query, route.endpoint)
+    return Outbound(inbound.method, route.endpoint, target, tuple(headers), inbound.has_body, inbound.content_length)
 
 
 def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
-    endpoint, passes = route.endpoint, rules.passes
+    endpoint, usual = route.endpoint, rules.usual
     not_ours = nominated(inbound.headers) | endpoint.credential_names
+    if not usual.isdisjoint(not_ours):
+        usual -= not_ours
     headers = [(b"host", endpoint.origin.field)]
     cookies, referers = [], []
     for pair in inbound.headers:
         name = pair[0]
-        if name in not_ours:
-            continue
-        if passes(name):
+        if name in usual:
             headers.append(pair)
+        elif name in not_ours:
+            continue
         elif name == b"cookie":
             cookies.append(pair[1])
         elif name == b"referer":
             referers.append(pair[1])
+        elif rules.passes(name):
+            headers.append(pair)
     if cookies and (kept := filter_cookies(cookies, rules.cookies)):
         headers.append((b"cookie", kept))
     for referer in referers[:1]:
@@ -125,8 +132,8 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
 
 def _referer(value: bytes, public: Origin) -> list[bytes]:
     """The preview's own pages whole; of another site's only the origin, for its queries are not ours to tell."""
-    own = str(public).encode()
-    if value == own or value.startswith(own + b"/"):
+    own = public.serialized
+    if value.startswith(own) and value[len(own) :][:1] in (b"", b"/"):
         return [value]
     scheme, separator, rest = value.partition(b"://")
     try:
@@ -183,10 +190,15 @@ def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[t
     names = [name for name, _ in headers]
     values = b"".join([value for _, value in headers])
     _check_head(names, values, rules.limits)
-    hop = nominated(headers) if b"connection" in names else ()
+    usual, hop = USUAL_RESPONSE, nominated(headers) if b"connection" in names else NOTHING
+    if not usual.isdisjoint(hop):
+        usual -= hop
     kept = []
     for pair in headers:
         name = pair[0]
+        if name in usual:
+            kept.append(pair)
+            continue
         if name in hop or not response_name_passes(name):
             continue
         rewrite = _REWRITES.get(name)
@@ -208,11 +220,10 @@ def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[by
 
 def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
     """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
-    lines = b"\n".join(names)
     size = len(b"".join(names)) + len(values)
     if len(names) > limits.response_header_count or size > limits.response_header_bytes:
         raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {size} bytes")
-    if names and (lines.count(b"\n") != len(names) - 1 or not _NAMES.match(lines)):
+    if not all([is_token(name) for name in names if name not in _KNOWN_RESPONSE]):  # noqa: C419 - a list is faster
         raise Rejected("upstream_protocol_error", "a header name is no token")
     check_controls(values, "upstream_protocol_error")
 
@@ -236,8 +247,8 @@ def _refresh(value: bytes, route: Route, rules: Rules) -> bytes | None:
 
 
 def _allow_origin(value: bytes, route: Route, rules: Rules) -> bytes | None:
-    own = value.strip(b" \t").lower() == str(route.endpoint.origin).encode()
-    return str(route.public).encode() if own else value
+    own = value.strip(b" \t").lower() == route.endpoint.origin.serialized
+    return route.public.serialized if own else value
 
 
 def _set_cookie(value: bytes, route: Route, rules: Rules) -> bytes | None:
@@ -268,3 +279,4 @@ _REWRITES: dict[bytes, Callable[[bytes, Route, Rules], bytes | None]] = {
     b"sourcemap": _url,
     b"x-sourcemap": _url,
 }
+_KNOWN_RESPONSE = USUAL_RESPONSE | RESPONSE_DROPPED | frozenset(_REWRITES)

@@ -19,6 +19,13 @@ class Limits:
     response_header_count: int = 128
     response_header_bytes: int = 64 * 1024
     message_bytes: int = 4 * 1024 * 1024
+    requests_per_subject: int = 1024
+    requests_per_preview: int = 512
+    requests: int = 4096
+    sockets_per_subject: int = 256
+    sockets_per_preview: int = 512
+    sockets: int = 8192
+    handshakes_per_minute: int = 600
     connections: int = 256
     pool_timeout: float = 2.0
     connect_timeout: float = 5.0

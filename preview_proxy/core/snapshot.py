@@ -26,13 +26,20 @@ _WITHOUT_FRAMES = ("1", "1.0", "1.1")
 _FRAMING = (b"content-length", b"transfer-encoding")
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
+_BYTES = {bytes}
 # What `quote` may leave as it is in a path (RFC 3986 §3.3 pchar and "/")
 _SAFE = "/:@!$&'()*+,;=~-._"
 
 
 def raw_headers(scope: Mapping[str, Any]) -> RawHeaders:
     """A copy of the scope's header fields. Take it first: uvicorn appends trailers to the live list."""
-    return tuple([(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]])
+    pairs = tuple(map(tuple, scope["headers"]))
+    names = [name for name, _ in pairs]
+    if set(map(type, names)) == _BYTES == set(map(type, [value for _, value in pairs])):
+        joined = b"\n".join(names)
+        if joined == joined.lower():  # as the ASGI spec has it, and all servers send it
+            return pairs
+    return tuple([(bytes(name).lower(), bytes(value)) for name, value in pairs])
 
 
 def host_field(headers: RawHeaders) -> bytes:
@@ -61,7 +68,7 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
         check_method(method)
     names = [name for name, _ in headers]
     values = b"".join([value for _, value in headers])
-    size = sum(map(len, names)) + len(values)
+    size = len(b"".join(names)) + len(values)
     if len(names) > limits.header_count or size > limits.header_bytes:  # RFC 6585 §5
         raise Rejected("headers_too_large", f"{len(names)} fields, {size} bytes")
     check_controls(values, "bad_header")
@@ -78,18 +85,18 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
         check_upgrade(headers)
     client = scope.get("client")
     return Inbound(
-        kind=kind,
-        method=method,
-        scheme=scope.get("scheme", "http"),
-        http_version=version,
-        authority=authority,
-        path=path,
-        query=query,
-        headers=headers,
-        client=client[0] if client else None,
-        has_body=has_body,
-        content_length=length,
-        subprotocols=tuple(scope.get("subprotocols") or ()),
+        kind,
+        method,
+        scope.get("scheme", "http"),
+        version,
+        authority,
+        path,
+        query,
+        headers,
+        client[0] if client else None,
+        has_body,
+        length,
+        tuple(scope.get("subprotocols") or ()),
     )
 
 

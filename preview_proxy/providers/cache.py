@@ -17,16 +17,12 @@ from functools import partial
 import anyio
 
 from preview_proxy.core.models import Preview, Target
-from preview_proxy.core.recent import Recent
 from preview_proxy.errors import PreviewProxyError, ProviderError
 from preview_proxy.providers.base import Provider, SupportsRevoke
 from preview_proxy.providers.flights import Flights
 from preview_proxy.providers.held import MINT_INTERVAL, HeldTarget, Holding, Minted
 from preview_proxy.providers.pace import Pace
 from preview_proxy.providers.shared_targets import SharedTargets, mint_shared
-
-FAILURE_PAUSE = 1.0
-"""Seconds for which a failure answers everybody: a page asks for its hundred files, and each would ask the provider."""
 
 REVOKED_AT_ONCE = 16
 
@@ -40,7 +36,7 @@ class TargetCache:
     """A provider's targets, at most `size` of them, least recently used first out.
 
     `timeout` (seconds) bounds one call of the provider, `mints_per_minute` the calls of this process. `shared` are the
-    targets of all workers.
+    targets of all workers. A failure is shared by those who wait and then forgotten.
     """
 
     def __init__(
@@ -61,7 +57,6 @@ class TargetCache:
         self._size = size
         self._held: dict[Preview, Holding] = {}
         self._replaced: list[Holding] = []
-        self._failures: Recent[Preview, PreviewProxyError] = Recent(size)
         self._flights: Flights[Preview, Holding | PreviewProxyError] = Flights()
 
     async def get(self, preview: Preview) -> Holding:
@@ -78,9 +73,7 @@ class TargetCache:
             if held.holds(now):
                 self._flights.start(preview, partial(self._fly, preview, held))
                 return held
-        outcome: Holding | PreviewProxyError | None = self._failures.get(preview, self._clock())
-        if outcome is None:
-            outcome = await self._flights.join(preview, partial(self._fly, preview, held))
+        outcome = await self._flights.join(preview, partial(self._fly, preview, held))
         if isinstance(outcome, PreviewProxyError):
             # Without the traceback, which many waiters share and which holds the provider's frames.
             raise outcome.with_traceback(None)
@@ -106,10 +99,6 @@ class TargetCache:
         """Count a request (``"http"``) or a WebSocket that is about to go to `held`."""
         held.used(kind, self._clock())
 
-    def forget_failure(self, preview: Preview) -> None:
-        """Ask the provider again at the next `get`, although it has just failed."""
-        self._failures.forget(lambda known, _: known == preview)
-
     def inventory(self) -> list[HeldTarget]:
         """Every target that is held, and those replaced but not yet expired; oldest first."""
         self._drop_expired()
@@ -125,7 +114,6 @@ class TargetCache:
             logger.warning("the target of %s was not renewed: %s", preview.key, outcome)
             old.renew_at = now + RENEWAL_PAUSE
             return old
-        self._failures.put(preview, outcome, now + FAILURE_PAUSE)
         return outcome
 
     def _keep(self, preview: Preview, minted: Minted) -> Holding:

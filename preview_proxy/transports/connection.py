@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self.is_open = True
         self._release = release
         self._closed = closed
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until `connection_made`
         self._exchange: PooledResponse | None = None
         self._parser: Any = None
         self._remaining = -1  # of a body of known length; -1: the parser, or the end of the connection, tells
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._informational = self._overhead = 0
         self.received_nothing = True
         self.requests += 1
-        cast("asyncio.Transport", self._transport).write(head)
+        self._transport.write(head)
 
     def upload(self, body: AsyncIterable[bytes], *, chunked: bool, write_timeout: float) -> None:
         """Send a request's body while the response may already come."""
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         if self._paused and self.is_open:
             self._paused = False
-            cast("asyncio.Transport", self._transport).resume_reading()
+            self._transport.resume_reading()
 
     # What the event loop calls
 
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
     def _pause(self) -> None:
         if not self._paused:
             self._paused = True
-            cast("asyncio.Transport", self._transport).pause_reading()
+            self._transport.pause_reading()
 
     def _violation(self, what: str) -> None:
         if self._exchange is None:
@@ -297,12 +297,12 @@ class Connection(asyncio.Protocol):
         self.arm(CLOSE_TIMEOUT)
         if self._uploading is not None:
             self._uploading.cancel()
-        cast("asyncio.Transport", self._transport).close()
+        self._transport.close()
 
     # The other direction
 
     async def _upload(self, body: AsyncIterable[bytes], chunked: bool, write_timeout: float) -> None:
-        transport = cast("asyncio.Transport", self._transport)
+        transport = self._transport
         try:
             async for chunk in body:
                 if not chunk:  # which would be the end of a chunked body
@@ -331,7 +331,7 @@ class Connection(asyncio.Protocol):
         """The connection is a byte stream from here on, and no longer the pool's."""
         self._exchange = None
         self.deadline = NEVER
-        self.upgraded = Upgraded(cast("asyncio.Transport", self._transport), leftover)
+        self.upgraded = Upgraded(self._transport, leftover)
         exchange.extensions["network_stream"] = self.upgraded
         exchange.end()
         self._closed(self)

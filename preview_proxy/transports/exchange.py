@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import anyio
 import httpx
@@ -31,6 +31,14 @@ class ClientGone(OSError):
     """The visitor left before the exchange was over. An OSError, as the ASGI spec has `send` raise one."""
 
 
+class Upstream(Protocol):
+    """An `UpstreamPool`, or a `ForeignTransport` in its place."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send a planned request; the answer's head has arrived when this returns. Raises what a transport raises."""
+        ...
+
+
 class Explains(Protocol):
     """Tells the answers of a provider's edge from the app's."""
 
@@ -48,6 +56,14 @@ class Lease(Explains, Protocol):
 
     async def route(self) -> Route:
         """Where to send the request; asks the provider when needed."""
+        ...
+
+    def reached(self) -> None:
+        """Note that a response came."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Note what a transport raised."""
         ...
 
     async def cure(self, error: PreviewProxyError) -> bool:
@@ -108,11 +124,6 @@ def cut_short(cut: str | None) -> PreviewProxyError | None:
         return None
     kind, code = _CUTS[cut]
     return kind(code, detail="cut short")
-
-
-async def ask(transport: httpx.AsyncBaseTransport, request: UpstreamRequest) -> UpstreamResponse:
-    """The response to a planned request, from an `UpstreamPool` or a `ForeignTransport`."""
-    return cast("UpstreamResponse", await transport.handle_async_request(request))
 
 
 async def explanation(response: UpstreamResponse, edge: Explains) -> PreviewProxyError | None:

@@ -18,15 +18,15 @@ from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 CLOSE_TIMEOUT = 1.0
 
 
-class ForeignTransport(httpx.AsyncBaseTransport):
+class ForeignTransport:
     """Speaks to `inner` in plain httpx."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, limits: Limits) -> None:
         self._inner = inner
         self._limits = limits
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request, UpstreamRequest)  # noqa: S101 - the relay makes no other
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """The response, its head there. Raises what `inner` raises, and `httpx.ReadTimeout` for a head that is late."""
         body = _Body(request.body if request.outbound.has_body else None)
         response = await _within(
             self._inner.handle_async_request(_plain(request, body, self._limits)), body, self._limits.head_timeout

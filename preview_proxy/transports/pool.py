@@ -27,7 +27,7 @@ SWEEP = 0.25
 # RFC 9110 §9.2.2: may be sent again if the connection broke before anything of an answer came
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
-Key = tuple[Origin, bytes]
+Key = bytes
 
 
 @dataclass(slots=True)
@@ -72,8 +72,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
         """The same for a planned request."""
         if self._loop is not asyncio.get_running_loop():
             self._move()
-        endpoint = request.outbound.endpoint
-        line = self._lines.get((endpoint.origin, endpoint.scope))
+        line = self._lines.get(request.outbound.endpoint.scope)
         connection = self._idle(line) if line is not None else None
         if connection is not None:
             response = self._start(connection, request)
@@ -137,8 +136,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     async def _acquire(self, request: UpstreamRequest) -> Connection:
         """An idle connection, or a new one, as soon as there may be one."""
-        endpoint = request.outbound.endpoint
-        key = (endpoint.origin, endpoint.scope)
+        key = request.outbound.endpoint.scope
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line()

@@ -24,8 +24,8 @@ from preview_proxy.errors import (
     PreviewProxyError,
     from_rejected,
 )
-from preview_proxy.transports.exchange import ClientGone, Lease, Run, ask, cut_short, explanation, translate
-from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
+from preview_proxy.transports.exchange import ClientGone, Lease, Run, Upstream, cut_short, explanation, translate
+from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 
 # ASGI extensions of those names
 EARLY_HINT, TRAILERS = "http.response.early_hint", "http.response.trailers"
@@ -42,7 +42,7 @@ class Aborted(Exception):
 class RequestBody(httpx.AsyncByteStream):
     """The visitor's body as it arrives, held to its declared length and to the operator's limit.
 
-    `started` tells whether a byte of it was asked for; `over`, where there is a body, is set when all of it was read.
+    `started` tells whether a byte of it was asked for; `over` is set when all of it was read.
     """
 
     def __init__(self, receive: Receive, inbound: Inbound, limits: Limits) -> None:
@@ -51,7 +51,7 @@ class RequestBody(httpx.AsyncByteStream):
         self._limit = limits.body_bytes
         self._size = 0
         self.started = False
-        self.over = anyio.Event() if inbound.has_body else None
+        self.over = anyio.Event()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.started = more = True
@@ -64,8 +64,7 @@ class RequestBody(httpx.AsyncByteStream):
             self._count(len(chunk), more)
             if chunk:
                 yield chunk
-        if self.over is not None:
-            self.over.set()
+        self.over.set()
 
     def _count(self, size: int, more: bool) -> None:
         self._size += size
@@ -80,8 +79,8 @@ class _Relay:
     inbound: Inbound
     lease: Lease
     rules: Rules
-    transport: httpx.AsyncBaseTransport
-    body: RequestBody
+    transport: Upstream
+    body: RequestBody | None
     send: Send
     offers: Container[str]
     started: bool = False
@@ -92,7 +91,8 @@ class _Relay:
         try:
             await self._answer(response, route)
         finally:
-            await response.aclose()
+            if not response.is_whole:
+                await response.aclose()
 
     async def _ask(self) -> tuple[UpstreamResponse, Route]:
         """The response to relay. Asks twice at most, and only where no body would be sent twice."""
@@ -100,10 +100,13 @@ class _Relay:
         while True:
             route = await self.lease.route()
             outbound = plan_request(self.inbound, route, self.rules)
-            request = UpstreamRequest(outbound, self.body)
+            request = UpstreamRequest(outbound, self.body or NO_BODY)
             if EARLY_HINT in self.offers:
                 request.on_informational = partial(self._inform, route)
-            response = await ask(self.transport, request)
+            response = await self.transport.send(request)
+            self.lease.reached()
+            if response.status_code < 400:
+                return response, route
             try:
                 error = await explanation(response, self.lease)
             except BaseException:
@@ -113,7 +116,7 @@ class _Relay:
                 return response, route
             await response.aclose()
             # cured also for a body that cannot be sent again: the next request is served
-            if not await self.lease.cure(error) or cured or self.body.started:
+            if not await self.lease.cure(error) or cured or (self.body is not None and self.body.started):
                 raise error
             cured = True
 
@@ -151,7 +154,8 @@ class _Relay:
                 if last:
                     return
         # before the last message: after it, servers report the visitor as gone, which would cut the closing short
-        await response.aclose()
+        if not response.is_whole:
+            await response.aclose()
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -159,7 +163,7 @@ async def relay_http(
     inbound: Inbound,
     lease: Lease,
     rules: Rules,
-    transport: httpx.AsyncBaseTransport,
+    transport: Upstream,
     receive: Receive,
     send: Send,
     run: Run,
@@ -168,19 +172,19 @@ async def relay_http(
 ) -> None:
     """Relay one request. Raises `PreviewProxyError` while a response can still be given, `Aborted` after that.
 
-    `transport` is an `UpstreamPool` or a `ForeignTransport`; `offers` are the ASGI extensions of the server. Returns
-    also when the visitor has left.
+    `offers` are the ASGI extensions of the server. Returns also when the visitor has left.
     """
-    body = RequestBody(receive, inbound, rules.limits)
+    body = RequestBody(receive, inbound, rules.limits) if inbound.has_body else None
     relay = _Relay(inbound, lease, rules, transport, body, send, offers)
     failure: PreviewProxyError | None = None
     try:
-        failure = cut_short(await run("http", relay.run(), receive, body.over))
+        failure = cut_short(await run("http", relay.run(), receive, body.over if body else None))
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except ClientGone:
         return
     except Exception as error:  # a transport may raise anything; the worker must live
+        lease.failed(error)
         failure = translate(error)
     if failure is not None:
         raise Aborted(failure) if relay.started else failure

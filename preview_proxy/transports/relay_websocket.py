@@ -8,14 +8,13 @@ from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
 
-import httpx
 from starlette.types import Message, Receive, Send
 
 from preview_proxy.core.models import Accept, Inbound, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
-from preview_proxy.transports.exchange import Lease, Run, ask, cut_short, explanation, translate
+from preview_proxy.transports.exchange import Lease, Run, Upstream, cut_short, explanation, translate
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
@@ -29,7 +28,7 @@ async def relay_websocket(
     inbound: Inbound,
     lease: Lease,
     rules: Rules,
-    transport: httpx.AsyncBaseTransport,
+    transport: Upstream,
     receive: Receive,
     send: Send,
     run: Run,
@@ -48,6 +47,7 @@ async def relay_websocket(
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
+        lease.failed(error)
         failure = translate(error)
     response = dialling.response
     try:
@@ -69,7 +69,7 @@ class _Dialling:
     inbound: Inbound
     lease: Lease
     rules: Rules
-    transport: httpx.AsyncBaseTransport
+    transport: Upstream
     response: UpstreamResponse | None = None
     accept: Accept | None = None
     refusal: Reply | None = None
@@ -82,7 +82,8 @@ class _Dialling:
         while True:
             route = await self.lease.route()
             outbound = plan_handshake(self.inbound, route, self.rules, key)
-            response = self.response = await ask(self.transport, UpstreamRequest(outbound, NO_BODY))
+            response = self.response = await self.transport.send(UpstreamRequest(outbound, NO_BODY))
+            self.lease.reached()
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
                 self.accept = plan_accept(headers, key, self.inbound, route, self.rules)

@@ -70,13 +70,10 @@ class UpstreamRequest(httpx.Request):
     def head(self) -> bytes:
         """The request line and fields as they go on the wire, credential and all: the last step before it."""
         outbound = self.outbound
-        parts = [outbound.method.encode("ascii"), b" ", outbound.target, b" HTTP/1.1\r\n"]
-        for name, value in outbound.headers:
-            parts += (name, b": ", value, b"\r\n")
-        for name, secret in outbound.endpoint.credentials:
-            parts += (name, b": ", secret.reveal(), b"\r\n")
-        parts.append(b"\r\n")
-        head = b"".join(parts)
+        lines = [b"%s %s HTTP/1.1" % (outbound.method.encode("ascii"), outbound.target)]
+        lines += map(b": ".join, outbound.headers)
+        lines += [b"%s: %s" % (name, secret.reveal()) for name, secret in outbound.endpoint.credentials]
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
         if head.count(b"\n") != len(outbound.headers) + len(outbound.endpoint.credentials) + 2:
             raise httpx.LocalProtocolError("a line break inside the head")
         return head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol, cast
+from typing import Protocol
 
 from preview_proxy.core.policy import Limits
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
@@ -40,10 +40,10 @@ class PooledResponse(UpstreamResponse):
 
     @property
     def is_whole(self) -> bool:
-        return self._connection is None and self.failure is None
+        return self._connection is None and self.failure is None and self.status_code != 101
 
     async def read_chunk(self) -> bytes | None:
-        if not self._chunks and self._connection is not None:
+        if not self._chunks:
             await self._wait(self.idle_timeout)
         if self._chunks:
             chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -58,13 +58,15 @@ class PooledResponse(UpstreamResponse):
 
     async def wait_head(self) -> None:
         """Until the head is there. Raises what prevented it."""
-        if not self.status_code and self._connection is not None:
+        if not self.status_code:
             await self._wait(None)
         if not self.status_code and self.failure is not None:
             raise self.failure
 
     async def _wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the sweep
-        connection = cast("Source", self._connection)
+        connection = self._connection
+        if connection is None:  # it is whole, or it failed
+            return
         self._waiter = connection.loop.create_future()
         if timeout is not None:
             connection.arm(timeout)

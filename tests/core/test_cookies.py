@@ -14,6 +14,8 @@ from preview_proxy.core.cookies import (
     MAX_ATTRIBUTE,
     MAX_PAIR,
     ReservedCookies,
+    _pairs,
+    _passes,
     cookie_values,
     filter_cookies,
     is_token,
@@ -316,3 +318,10 @@ def test_nothing_else_is_a_token(name: bytes) -> None:
 def test_a_reserved_name_that_no_header_can_have_is_refused() -> None:
     with pytest.raises(ValueError, match="latin-1"):
         ReservedCookies.of(["ses\u20acsion"])
+
+
+@given(st.lists(st.text('ab=; \t\x0b"é_-p', max_size=12).map(lambda text: text.encode("latin-1")), max_size=3))
+def test_h07_the_short_way_says_what_the_long_one_says(values: list[bytes]) -> None:
+    reserved = ReservedCookies.of(["ab", "p"])
+    long = b"; ".join(pair for pair, name in _pairs(values) if _passes(pair, name, reserved))
+    assert filter_cookies(values, reserved) == long

@@ -69,7 +69,7 @@ def request(
 
 async def ask(inner: Inner, asked: UpstreamRequest) -> UpstreamResponse:
     with anyio.fail_after(5):
-        response = await ForeignTransport(inner, LIMITS).handle_async_request(asked)
+        response = await ForeignTransport(inner, LIMITS).send(asked)
     assert isinstance(response, UpstreamResponse)
     return response
 
@@ -231,7 +231,7 @@ async def test_a_response_that_comes_as_the_request_is_cancelled_is_closed() -> 
         return httpx.Response(200, stream=parts)
 
     parts = Parts(b"x")
-    asking = asyncio.create_task(ForeignTransport(Inner(answer), LIMITS).handle_async_request(request()))
+    asking = asyncio.create_task(ForeignTransport(Inner(answer), LIMITS).send(request()))
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert parts.closed
