@@ -49,7 +49,7 @@ LIMITS = {
     "mints_per_minute": ("Calls of the provider for targets in a minute, by one process.", "`provider_busy`"),
     "wake_timeout": ("Seconds for the provider to wake a machine.", "the machine is shown as paused"),
     "decision_ttl": (
-        "Seconds that a yes of `authorize` stands, for one subject and preview. A no is never remembered.",
+        "Seconds that a yes of `authorize` stands, for one subject and preview; 30 at most. A no is never remembered.",
         "it is asked again",
     ),
     "recheck_interval": (
@@ -111,7 +111,8 @@ def errors_page() -> str:
         '- **Everything else** gets JSON: `{"code", "message", "retryable", "suggested_action", "request_id"}`.\n'
         "- **A WebSocket** is refused with the same status and JSON. A server without ASGI's denial response "
         "extension closes it instead, with the close code and the code as its reason.\n"
-        "- `Retry-After` is there where the provider, or its kind of failure, says how long to wait.",
+        "- `Retry-After` is there with every 429 and 503 that may be retried: 1 to 300 seconds.\n"
+        "- **A WebSocket that is open already** closes on both sides: with the close code, and the code as its reason.",
         "The request id is also in the log, in one line of the logger `preview_proxy`: status, method, path without "
         "query, preview, side (`source`), code and detail. INFO below 500, WARNING from there.",
         "## Codes",

@@ -27,11 +27,11 @@ class _Circuit:
 
     __slots__ = ("failures", "last", "probing", "until")
 
-    def __init__(self) -> None:
+    def __init__(self, last: PreviewProxyError) -> None:
         self.failures = 0
         self.until = 0.0
         self.probing = False
-        self.last: PreviewProxyError | None = None
+        self.last = last
 
 
 class Breaker:
@@ -50,8 +50,8 @@ class Breaker:
         if circuit is None:
             return False
         left = circuit.until - self._clock()
-        if left > 0 and circuit.last is not None and is_certain(circuit.last):
-            raise _again(circuit.last, None)
+        if left > 0 and is_certain(circuit.last):
+            raise _copy(circuit.last, f"not asked again yet: {circuit.last.detail}", None)
         if circuit.failures < FAILURES:
             return False
         if left > 0 or circuit.probing:
@@ -66,9 +66,10 @@ class Breaker:
 
     def failed(self, preview: Preview, error: PreviewProxyError) -> None:
         """It could not be reached, or the provider said no."""
-        circuit = self._circuits.pop(preview, None) or _Circuit()
+        error = _copy(error, error.detail, error.retry_after)
+        circuit = self._circuits.pop(preview, None) or _Circuit(error)
         self._circuits[preview] = circuit  # now the latest
-        circuit.last = _copy(error, error.detail, error.retry_after)
+        circuit.last = error
         if is_certain(error):
             circuit.until = self._clock() + CERTAIN
         else:
@@ -89,11 +90,11 @@ def is_certain(error: PreviewProxyError) -> bool:
     return isinstance(error, NotFound) or error.code == "provider_refused"
 
 
-def _again(last: PreviewProxyError | None, retry_after: int | None) -> PreviewProxyError:
-    """The last failure again where waiting is its own advice; else that the machine was out of reach."""
-    if last is None or not (retry_after is None or last.status in (429, 503)):
-        last = UpstreamError("upstream_unavailable")
-    return _copy(last, f"not tried again yet: {last.detail}".removesuffix(": "), retry_after)
+def _again(last: PreviewProxyError, wait: int) -> PreviewProxyError:
+    """The last failure again if waiting is its own advice; else that the machine was out of reach."""
+    if last.status not in (429, 503):
+        last = UpstreamError("upstream_unavailable", detail=last.detail, retry_after=wait)
+    return _copy(last, f"not tried again yet: {last.detail}", max(wait, last.retry_after or 0))
 
 
 def _copy(error: PreviewProxyError, detail: str, retry_after: int | None) -> PreviewProxyError:

@@ -19,8 +19,8 @@ from preview_proxy.core.cookies import cookie_values
 from preview_proxy.core.cross_site import check_origin
 from preview_proxy.core.models import Inbound, Preview
 from preview_proxy.core.recent import Recent
-from preview_proxy.errors import BadRequest, CheckFailed, ConfigurationError, NotFound, Unauthorized
-from preview_proxy.hosts import Routed
+from preview_proxy.errors import BadRequest, CheckFailed, ConfigurationError, Misdirected, NotFound, Unauthorized
+from preview_proxy.hosts import Routed, Router
 from preview_proxy.live import Admission
 from preview_proxy.revocation import Revocation, Revoked
 from preview_proxy.sessions import Authenticator, Session, authenticate, ensure_async
@@ -46,6 +46,7 @@ class Gate:
     def __init__(
         self,
         *,
+        router: Router,
         authorize: Authorize,
         tickets: Tickets | None,
         session: Authenticator | None,
@@ -63,6 +64,7 @@ class Gate:
         self._session = session
         self._timeout = timeout
         self._decision_ttl = decision_ttl
+        self._router = router
         self._workers = workers
         self._revoked = Revoked(tickets.gate_ttl + MAX_TICKET_TTL if tickets else CUSTOMERS_SESSIONS)
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
@@ -88,7 +90,8 @@ class Gate:
             await self.authorize(session.subject, preview)
         if revocations != self._revoked.count and self._revoked.named_since(revocations, session, preview):
             raise Unauthorized(detail="access was taken back meanwhile")
-        return Admission(session, preview, now, None if by_gate else partial(self._same, scope, inbound, session))
+        again = None if by_gate else partial(self._same, scope, inbound, session)
+        return Admission(session, preview, inbound.authority, now, again)
 
     async def _ask(self, authenticator: Authenticator, scope: Mapping[str, Any], inbound: Inbound) -> Session | None:
         connection = HTTPConnection({**scope, "headers": list(inbound.headers)})
@@ -130,6 +133,14 @@ class Gate:
     def session_of(self, inbound: Inbound, routed: Routed) -> Session | None:
         """The session of the gate cookie, where one has arrived and holds."""
         return self._by_gate(inbound, routed)
+
+    async def shows(self, authority: str, preview: Preview) -> bool:
+        """Whether a host still shows `preview`. Raises `CheckFailed` where the router does not say."""
+        try:
+            routed = await check(self._router(authority), timeout=self._timeout, what="the router")
+        except Misdirected:
+            return False
+        return routed is not None and routed.preview == preview
 
     def renewed_until(self, admission: Admission) -> float | None:
         """Unix seconds until which a newer gate of the same login holds, if one was seen; else None.

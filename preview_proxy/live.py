@@ -37,7 +37,7 @@ Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
 
 @dataclass(slots=True)
 class Admission:
-    """Whom a relay is for, and since when that is known.
+    """Whom a relay is for, what it shows at which host, and since when that is known.
 
     `yes_at` is the `time.monotonic()` of the last yes. `again` asks the customer's own session once more; None for
     a gate, which says itself how long it holds.
@@ -45,6 +45,7 @@ class Admission:
 
     session: Session
     preview: Preview
+    authority: str
     yes_at: float
     again: Callable[[], Coroutine[Any, Any, bool]] | None = None
 
@@ -54,6 +55,10 @@ class Checks(Protocol):
 
     async def authorize(self, subject: str, preview: Preview) -> None:
         """Raise `NotFound` for a no, and any other exception where there is no answer."""
+        ...
+
+    async def shows(self, authority: str, preview: Preview) -> bool:
+        """Whether the host still shows `preview`. Raises where there is no answer."""
         ...
 
     def renewed_until(self, admission: Admission) -> float | None:
@@ -214,9 +219,13 @@ class LiveRelays:
         return True
 
     async def _settle(self, relay: _Relay, asked_at: float, allowed: bool | None) -> None:
-        """End a relay or let it go on, by what `authorize` said and what the customer's own session says."""
+        """End a relay or let it go on, by what `authorize` said, the router and the customer's own session say."""
         admission = relay.admission
-        signed_in = await _answer(admission.again()) if allowed and admission.again is not None else True
+        signed_in: bool | None = True
+        if allowed:
+            allowed = await _answer(self._checks.shows(admission.authority, admission.preview))
+        if allowed and admission.again is not None:
+            signed_in = await _answer(admission.again())
         if allowed is False:
             relay.end("revoked")
         elif signed_in is False:

@@ -30,7 +30,11 @@ class Room:
 
     def enter(self, subject: str, preview: Preview) -> Place:
         """A place, which must be left. Raises `LimitExceeded` where there is none."""
-        place = of_subject, of_preview = self._count(subject), self._count(preview)
+        counts = self._counts
+        if len(counts) >= self._prune_at:
+            self._prune()
+        of_subject = counts.get(subject) or self._count(subject)
+        of_preview = counts.get(preview) or self._count(preview)
         if of_subject[0] >= self._per_subject:
             raise LimitExceeded("too_many_requests", detail=f"{self._per_subject} by this subject", retry_after=1)
         if of_preview[0] >= self._per_preview:
@@ -40,7 +44,7 @@ class Room:
         of_subject[0] += 1
         of_preview[0] += 1
         self.taken += 1
-        return place
+        return of_subject, of_preview
 
     def leave(self, place: Place) -> None:
         of_subject, of_preview = place
@@ -49,13 +53,14 @@ class Room:
         self.taken -= 1
 
     def _count(self, key: str | Preview) -> list[int]:
-        count = self._counts.get(key)
-        if count is None:
-            if len(self._counts) >= self._prune_at:  # not at each zero: most come back at once
-                self._counts = {known: taken for known, taken in self._counts.items() if taken[0]}
-                self._prune_at = max(MEMORY, 2 * len(self._counts))
-            count = self._counts[key] = [0]
+        count = self._counts[key] = [0]
         return count
+
+    def _prune(self) -> None:
+        """Forget counts that are back at zero: not each at once, since most are needed again soon."""
+        for known in [known for known, taken in self._counts.items() if not taken[0]]:
+            del self._counts[known]
+        self._prune_at = max(MEMORY, 2 * len(self._counts))
 
 
 class Pace:

@@ -95,6 +95,7 @@ class PreviewProxy:
             session=session,
             timeout=self._limits.check_timeout,
             decision_ttl=self._limits.decision_ttl,
+            router=router,
             workers=self._workers,
         )
         self._endpoints = Endpoints(self._gate, tickets, self.revoke)

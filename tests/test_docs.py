@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import os
 import re
@@ -17,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 import websockets
@@ -26,7 +28,7 @@ from starlette.types import ASGIApp
 import preview_proxy
 import preview_proxy.testing
 from docs.generate import pages
-from preview_proxy import Preview, Secret, errors
+from preview_proxy import Preview, Revocation, Secret, errors
 from preview_proxy.endpoints import PREFIX
 from preview_proxy.providers import base
 from preview_proxy.testing import DevServer, NullspaceEmulator
@@ -83,6 +85,7 @@ def outside_blocks(page: Path) -> str:
 @dataclass
 class User:
     id: str
+    session_id: str = "login-1"
     session_expires_at: float | None = None
 
 
@@ -200,7 +203,7 @@ def test_every_attribute_and_argument_named_exists(page: Path) -> None:
 @every_page
 def test_every_control_address_exists(page: Path) -> None:
     named = re.findall(re.escape(PREFIX.decode()) + r"(\w+)", page.read_text("utf-8"))
-    assert set(named) <= {"session", "check"}
+    assert set(named) <= {"session", "check", "logout"}
 
 
 def test_every_make_target_in_the_readme_exists() -> None:
@@ -376,6 +379,43 @@ async def test_the_made_up_provider_keeps_the_contract() -> None:
     explained = provider.explain_error(401, (), b'{"reason": "expired"}')
     assert explained is not None
     assert explained.code == "preview_proxy_token_expired"
+
+
+@pytest.mark.anyio
+async def test_the_shared_revocations_reach_every_worker() -> None:
+    kept: list[Any] = []
+    new: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def add(message: Any) -> None:
+        kept.append(message)
+        new.put_nowait(message)
+
+    async def subscribe() -> AsyncIterator[Any]:
+        async def messages() -> AsyncIterator[Any]:
+            while True:
+                yield await new.get()
+
+        return messages()
+
+    async def all_kept() -> list[Any]:
+        return list(kept)
+
+    channel = SimpleNamespace(add=add, subscribe=subscribe, kept=all_kept)
+    shared = run(ROOT / "docs/how-to/end-access.md")["SharedRevocations"](channel)
+    heard: list[Any] = []
+    ready = anyio.Event()
+    first = Revocation("ada", Preview("m.1", 3000, generation=2), None, 1.5)
+    second = Revocation(None, None, "login-1", 2.5)
+    with anyio.fail_after(5):
+        await shared.publish(first)
+        async with anyio.create_task_group() as group:
+            group.start_soon(shared.listen, heard.append, ready.set)
+            await ready.wait()
+            assert set(heard) == {first}
+            await shared.publish(second)
+            while second not in heard:
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
 
 
 @pytest.mark.anyio

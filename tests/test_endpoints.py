@@ -399,7 +399,7 @@ async def test_p21_nothing_below_the_prefix_reaches_the_sandbox(path: str) -> No
     assert door.upstream.untouched
 
 
-@pytest.mark.parametrize("path", [SESSION, CHECK])
+@pytest.mark.parametrize("path", [SESSION, CHECK, "/.well-known/preview-proxy/logout"])
 async def test_p21_our_endpoints_open_no_socket(path: str) -> None:
     door = Door()
     headers = [FROM_APP, *gate_cookie(door.gate())]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import httpx
 import pytest
 
 from preview_proxy import Nullspace, Origin, Preview, Routed, Static, Target
-from preview_proxy.breaker import Breaker
+from preview_proxy.breaker import FAILURES, PAUSE, Breaker
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import (
     CODES,
@@ -16,6 +17,7 @@ from preview_proxy.errors import (
     NotFound,
     PreviewProxyError,
     ProviderError,
+    UpstreamError,
 )
 from preview_proxy.lease import RENEWABLE, TargetLease
 from preview_proxy.providers.base import Provider
@@ -54,11 +56,12 @@ def lease(
     provider: Provider,
     kind: Literal["http", "websocket"] = "http",
     cache: TargetCache | None = None,
+    breaker: Breaker | None = None,
     wakes: Wakes | None = None,
     headers: RawHeaders = (),
 ) -> TargetLease:
     targets = cache or TargetCache(provider, timeout=1)
-    return TargetLease(inbound(kind, headers=headers), ROUTED, targets, provider, Breaker(), wakes)
+    return TargetLease(inbound(kind, headers=headers), ROUTED, targets, provider, breaker or Breaker(), wakes)
 
 
 async def test_h12_each_transport_gets_its_own_endpoint() -> None:
@@ -205,3 +208,63 @@ async def test_a_navigation_that_the_edge_finds_paused_is_sent_again_after_wakin
     assert not await held.cure(MachineUnavailable(PAUSED))
     assert not await held.cure(MachineUnavailable("preview_service_not_ready"))
     assert provider.wakes == 1
+
+
+# --- whether to try at all -----------------------------------------------------------------------------------------
+
+
+class Broken:
+    """A provider that fails each time."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+        self.asked = 0
+
+    async def resolve(self, preview: Preview) -> Target:
+        self.asked += 1
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "calls"),
+    [
+        (ProviderError("provider_failed"), FAILURES),
+        (ConnectionError("canary"), FAILURES),
+        (MachineUnavailable(), FAILURES),
+        (NotFound("machine_not_found"), 1),
+        (ProviderError("provider_refused"), 1),
+    ],
+)
+async def test_v06_a_machine_that_is_dead_does_not_cost_a_call_for_each_request(failure: Exception, calls: int) -> None:
+    provider, breaker = Broken(failure), Breaker(lambda: 1000.0)
+    for _ in range(50):
+        with pytest.raises(PreviewProxyError):
+            await lease(provider, breaker=breaker).route()
+    assert provider.asked == calls
+
+
+async def test_v06_a_lease_tries_once_for_all() -> None:
+    now = 1000.0
+    provider, breaker = Minting(), Breaker(lambda: now)
+    for _ in range(FAILURES):
+        lease(provider, breaker=breaker).failed(httpx.ConnectError("canary"))
+    with pytest.raises(UpstreamError, match="not tried again yet: ConnectError"):
+        await lease(provider, breaker=breaker).route()
+    now += PAUSE
+    first, second = lease(provider, breaker=breaker), lease(provider, breaker=breaker)
+    await first.route()
+    await first.route()  # with a new credential perhaps
+    with pytest.raises(UpstreamError):
+        await second.route()
+    first.close()
+    await second.route()
+    second.reached()
+    await lease(provider, breaker=breaker).route()
+
+
+@pytest.mark.parametrize("failure", [httpx.ReadError("x"), httpx.ReadTimeout("x"), httpx.PoolTimeout("x"), OSError()])
+async def test_v06_only_a_connection_that_could_not_be_made_is_a_failure(failure: Exception) -> None:
+    breaker = Breaker()
+    for _ in range(2 * FAILURES):
+        lease(Minting(), breaker=breaker).failed(failure)
+    await lease(Minting(), breaker=breaker).route()

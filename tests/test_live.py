@@ -25,6 +25,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PREVIEW = Preview("m1", 3000)
+HOST = "3000-m1.previews.example"
 
 
 class Yes:
@@ -32,6 +33,9 @@ class Yes:
 
     async def authorize(self, subject: str, preview: Preview) -> None:
         pass
+
+    async def shows(self, authority: str, preview: Preview) -> bool:
+        return True
 
     def renewed_until(self, admission: Admission) -> float | None:
         return None
@@ -44,7 +48,7 @@ def new_relays(checks: Checks | None = None, interval: float = 30.0) -> LiveRela
 def admitted(subject: str = "ada", **options: Any) -> Admission:
     """Somebody who has just been let in. `again` is the customer's own session; other options are the session's."""
     again = options.pop("again", None)
-    return Admission(Session(subject, **options), PREVIEW, time.monotonic(), again)
+    return Admission(Session(subject, **options), PREVIEW, HOST, time.monotonic(), again)
 
 
 class Visitor:
@@ -329,7 +333,7 @@ async def test_a_check_that_fails_once_ends_nothing() -> None:
 async def test_w10_each_subject_and_preview_is_asked_about_once_for_all_its_relays() -> None:
     checks = Asked(None)
     ada = [admitted() for _ in range(20)]
-    together = [Admission(each.session, PREVIEW, ada[0].yes_at) for each in ada]
+    together = [Admission(each.session, PREVIEW, HOST, ada[0].yes_at) for each in ada]
     relays = new_relays(checks, 10)
     async with relaying(relays, "websocket", admission=admitted("grace")) as (grace,):
         all_of_ada = [Started(relays, "websocket", admission=each) for each in together]
@@ -359,6 +363,24 @@ async def test_a_renewed_login_keeps_what_it_has_open() -> None:
     async with relaying(new_relays(Asked(None, renewals=renewals)), "websocket", admission=who) as (relay,):
         assert await relay.task == "signed_out"
     assert time.time() >= renewals[1]
+
+
+async def test_a10_a_host_that_shows_something_else_by_now_ends_what_it_showed() -> None:
+    answers: list[bool | Exception] = [True, CheckFailed(), True, False]
+
+    class Routes(Asked):
+        async def shows(self, authority: str, preview: Preview) -> bool:
+            assert (authority, preview) == (HOST, PREVIEW)
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    relays = new_relays(Routes(None))
+    async with relaying(relays, "websocket") as (relay,):
+        await hurry(relays)
+        assert relay.task.result() == "revoked"
+    assert answers == []
 
 
 async def test_w10_the_customers_own_session_is_asked_again() -> None:

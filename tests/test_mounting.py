@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -379,7 +380,7 @@ async def test_an_answer_that_breaks_off_is_cut_also_below_other_middleware(outs
 # --- alone, in a process of its own --------------------------------------------------------------------------------
 
 MODULE = """
-    from preview_proxy import HostPattern, Preview, PreviewProxy, Static, Tickets
+    from preview_proxy import HostPattern, Limits, Policy, Preview, PreviewProxy, Static, Tickets
     from preview_proxy.providers.static import fixed_target
 
     async def authorize(subject, preview):
@@ -392,6 +393,7 @@ MODULE = """
         }}),
         authorize=authorize,
         tickets=Tickets({secret!r}, [{embedder!r}]),
+        policy=Policy(limits=Limits(sockets_per_subject=1000, sockets_per_preview=1000)),
     )
 """
 
@@ -487,6 +489,7 @@ async def test_v09_the_proxys_own_drain_ends_sockets_at_once_and_requests_after_
                     with pytest.raises(ConnectionClosed):
                         await socket.recv()
                     assert socket.close_code == 1012
+                    assert re.fullmatch(r"shutting_down; retry in \d+ s", socket.close_reason or "")
                     refused = await site.get("/echo")
                     assert (refused.status, json.loads(refused.body)["code"]) == (503, "shutting_down")
                     dev.release()

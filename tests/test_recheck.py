@@ -16,13 +16,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
 
-from preview_proxy import Limits, Policy, Preview, Session
+from preview_proxy import HostPattern, Limits, Policy, Preview, Routed, Session
+from preview_proxy.errors import Misdirected
 from preview_proxy.testing import Request, Response, WebSocket
 from preview_proxy.transports.websocket_stream import WebSocketStream
 from tests.servers import HTTP_SERVERS, WEBSOCKET_SERVERS, Serving, serving
 from tests.test_revoke import PREVIEW, gate
 from tests.transports.test_relay_websocket import closed, dial
-from tests.world import OWNER, World, world
+from tests.world import MACHINE, OWNER, World, world
 
 pytestmark = pytest.mark.anyio
 QUICK = Policy(limits=Limits(recheck_interval=1.0, decision_ttl=0.01))
@@ -145,6 +146,34 @@ async def test_w10_the_customers_own_session_that_ends_closes_with_4401(ending: 
                 assert await closed(one) == (4401, "not_signed_in")
                 await two.send("x")
                 assert await two.recv() == "x"
+
+
+@pytest.mark.parametrize("now_shows", [Preview("other", 3000), Preview(MACHINE, 3000, generation=1), None])
+async def test_a10_a_host_that_is_given_to_something_else_closes_with_4403(now_shows: Preview | None) -> None:
+    changed = False
+
+    class Table:
+        """The host pattern, until the host is given to something else."""
+
+        def __init__(self, pattern: HostPattern) -> None:
+            self.host_for, self.claims, self._pattern = pattern.host_for, pattern.claims, pattern
+
+        async def __call__(self, authority: str) -> Routed | None:
+            routed = await self._pattern(authority)
+            if routed is None or not changed:
+                return routed
+            if now_shows is None:
+                raise Misdirected
+            return Routed(now_shows, routed.public)
+
+    with anyio.fail_after(20):
+        async with world(router=Table, policy=QUICK) as w, dial(w) as socket, streaming(w) as stream:
+            await socket.send("x")
+            await socket.recv()
+            changed = True
+            assert await closed(socket) == (4403, "access_ended")
+            await cut(stream)
+            assert (await w.get("/echo")).status == (421 if now_shows is None else 401)  # A-10: the gate is void
 
 
 @pytest.mark.parametrize("failing", ["authorize", "session"])

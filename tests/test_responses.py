@@ -44,6 +44,8 @@ def test_h24_every_refusal_has_the_same_careful_headers(code: str, page: bool) -
     assert status == CODES[code].status
     policy = headers.pop(b"content-security-policy")
     assert re.fullmatch(rb"default-src 'none'; style-src 'sha256-[\w+/=]+'; " + FRAMES, policy)
+    if status in (429, 503) and CODES[code].retryable:
+        assert headers.pop(b"retry-after") == b"5"
     assert headers == {
         b"content-type": b"text/html; charset=utf-8" if page else b"application/json",
         b"content-length": b"%d" % len(body.encode()),

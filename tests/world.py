@@ -156,7 +156,8 @@ async def world(
 ) -> AsyncIterator[World]:
     """Everything running, and (with `sign_in`) a gate for the machine's owner. `options` go to `PreviewProxy`.
 
-    `http` is uvicorn's parser, `serve` another server. A `provider` is made by a function of the emulator.
+    `http` is uvicorn's parser, `serve` another server. A `provider` is made by a function of the emulator, a `router`
+    by one of the host pattern.
     """
     listener = listening()
     port = listener.getsockname()[1]
@@ -169,9 +170,10 @@ async def world(
     async with DevServer() as dev, NullspaceEmulator() as nullspace:
         nullspace.add_machine(MACHINE, {3000: dev}, traffic_token=traffic_token)
         provider = options.pop("provider", nullspace_provider)(nullspace)
+        pattern = HostPattern("{port}-{machine}." + ZONE, scheme="http", port=port)
         proxy = PreviewProxy(
             **{
-                "router": HostPattern("{port}-{machine}." + ZONE, scheme="http", port=port),
+                "router": options.pop("router", lambda pattern: pattern)(pattern),
                 "provider": provider,
                 "tickets": Tickets(SECRET, [EMBEDDER]),
                 "authorize": authorize,

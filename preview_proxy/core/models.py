@@ -53,6 +53,9 @@ class Preview:
         if type(self.port) is not int or not 1 <= self.port <= 65535:
             raise ValueError(f"port must be an integer from 1 to 65535, not {self.port!r}")
 
+    def __hash__(self) -> int:
+        return hash(self.machine)  # which the string remembers: every request looks its preview up several times
+
     @property
     def key(self) -> str:
         """One string for the three fields, for claims and cache keys."""

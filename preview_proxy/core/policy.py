@@ -19,12 +19,12 @@ class Limits:
     response_header_count: int = 128
     response_header_bytes: int = 64 * 1024
     message_bytes: int = 4 * 1024 * 1024
-    requests_per_subject: int = 1024
-    requests_per_preview: int = 512
-    requests: int = 4096
-    sockets_per_subject: int = 256
-    sockets_per_preview: int = 512
-    sockets: int = 8192
+    requests_per_subject: int = 1000
+    requests_per_preview: int = 500
+    requests: int = 4000
+    sockets_per_subject: int = 250
+    sockets_per_preview: int = 500
+    sockets: int = 8000
     handshakes_per_minute: int = 600
     connections: int = 256
     pool_timeout: float = 2.0
@@ -45,6 +45,8 @@ class Limits:
             value = getattr(self, name)
             if value is not None and not value > 0:  # so written, it refuses NaN too
                 raise ValueError(f"Limits.{name} must be greater than 0, not {value!r}")
+        if self.decision_ttl > 30:
+            raise ValueError(f"Limits.decision_ttl must be at most 30 seconds, not {self.decision_ttl!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ import anyio
 import httpx
 from starlette.types import Receive, Send
 
+from preview_proxy.core.cross_site import SAFE_METHODS
 from preview_proxy.core.models import Inbound, RawHeaders, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_early_hint, plan_request, plan_response, plan_trailers
 from preview_proxy.core.policy import Limits
@@ -29,6 +30,10 @@ from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamR
 
 # ASGI extensions of those names
 EARLY_HINT, TRAILERS = "http.response.early_hint", "http.response.trailers"
+
+
+SOON = 2
+"""Seconds that a safe request waits at most, once, for an edge that is asked too often."""
 
 
 class Aborted(Exception):
@@ -95,7 +100,7 @@ class _Relay:
                 await response.aclose()
 
     async def _ask(self) -> tuple[UpstreamResponse, Route]:
-        """The response to relay. Asks twice at most, and only where no body would be sent twice."""
+        """The response to relay. Asks once more where no body would be sent twice: of what was cured, or later."""
         cured = False
         while True:
             route = await self.lease.route()
@@ -115,10 +120,18 @@ class _Relay:
             if error is None:
                 return response, route
             await response.aclose()
+            if self._may_wait(error) and not cured:
+                await asyncio.sleep(error.retry_after or 0)
             # cured also for a body that cannot be sent again: the next request is served
-            if not await self.lease.cure(error) or cured or (self.body is not None and self.body.started):
+            elif not await self.lease.cure(error) or cured or (self.body is not None and self.body.started):
                 raise error
             cured = True
+
+    def _may_wait(self, error: PreviewProxyError) -> bool:
+        """Whether the edge has us wait so little that the visitor need not know. A page cannot load a module again."""
+        if error.code != "rate_limit_exceeded" or error.retry_after is None or error.retry_after > SOON:
+            return False
+        return self.body is None and self.inbound.method in SAFE_METHODS
 
     def _inform(self, route: Route, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Pass a 103 on (RFC 8297). It comes by callback, so a task sends it; the response waits for that."""

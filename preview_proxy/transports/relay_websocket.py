@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,8 +134,7 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
         down.task.cancel()  # first of all: nothing passes any more
-        ended = cut_short(cancelled.args[0] if cancelled.args else None)
-        code, reason = (ended.close_code, ended.code) if ended is not None else (1001, "")
+        code, reason = _closing(cancelled.args[0] if cancelled.args else None)
         upstream.close(code, "")
         with suppress(TimeoutError):  # of a visitor who does not read
             async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -143,6 +143,16 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
     finally:
         down.task.cancel()
         await upstream.aclose()
+
+
+def _closing(cut: str | None) -> tuple[int, str]:
+    """How to close both sides of a relay that was cut short."""
+    ended = cut_short(cut)
+    if ended is None:
+        return 1001, ""
+    # at different times, or a server that restarts has all of them back at once
+    hint = f"; retry in {random.randint(1, 10)} s" if cut == "drained" else ""  # noqa: S311 - no secret
+    return ended.close_code, ended.code + hint
 
 
 class _Down:

@@ -96,7 +96,8 @@ def gate_decision() -> float:
     async def authorize(subject: str, preview: Preview) -> bool:
         return True
 
-    gate = Gate(authorize=authorize, tickets=tickets, session=None, timeout=2.0, decision_ttl=5.0)
+    router = HostPattern("{port}-{machine}.acme-previews.dev")
+    gate = Gate(router=router, authorize=authorize, tickets=tickets, session=None, timeout=2.0, decision_ttl=5.0)
 
     async def run() -> float:
         await gate.admit(scope, inbound, there)

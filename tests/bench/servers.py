@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from preview_proxy import HostPattern, Preview, PreviewProxy, PreviewProxyMiddleware, Static, Tickets
+from preview_proxy import HostPattern, Limits, Policy, Preview, PreviewProxy, PreviewProxyMiddleware, Static, Tickets
 from preview_proxy.providers.static import fixed_target
 from tests.bench.origin import SMALL
 
@@ -37,8 +37,18 @@ async def ceiling(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"x" * SMALL})
 
 
+# One subject puts all of the load on one preview.
+ROOM = Limits(
+    requests_per_subject=4096,
+    requests_per_preview=4096,
+    sockets_per_subject=4096,
+    sockets_per_preview=4096,
+    handshakes_per_minute=1_000_000,
+)
+
+
 def ours(port: int, files: int, live: int) -> ASGIApp:
-    """The whole policy: host pattern, gate cookie, `authorize`, credential headers, default limits."""
+    """The whole policy: host pattern, gate cookie, `authorize`, credential headers, and room for one heavy user."""
 
     async def authorize(subject: str, preview: Preview) -> bool:
         return subject == OWNER and preview.machine == MACHINE
@@ -52,6 +62,7 @@ def ours(port: int, files: int, live: int) -> ASGIApp:
         provider=Static({Preview(MACHINE, FILES_PORT): target(files), Preview(MACHINE, LIVE_PORT): target(live)}),
         tickets=Tickets("a secret of the bench, long enough for a key", [EMBEDDER]),
         authorize=authorize,
+        policy=Policy(limits=ROOM),
     )
 
     async def open_preview(request: Request) -> Response:

@@ -25,6 +25,12 @@ def test_any_positive_limit_is_taken(value: Any) -> None:
     assert Limits(idle_timeout=value, body_bytes=1).idle_timeout == value
 
 
+def test_a07_a_yes_stands_for_30_seconds_at_most() -> None:
+    assert Limits(decision_ttl=30).decision_ttl == 30
+    with pytest.raises(ValueError, match="decision_ttl must be at most 30 seconds"):
+        Limits(decision_ttl=30.1)
+
+
 def test_e13_embedders_are_origins() -> None:
     assert Policy(embedders=("https://app.acme.com", "http://localhost:3000")).embedders
     for embedder in ("*", "app.acme.com", "https://app.acme.com/", "https://*.acme.com"):
