@@ -83,8 +83,8 @@ REWRITES = {
     ),
 }
 
-CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Static", "CookieSession",
-                "StarletteSession", "JWTSession")  # fmt: skip
+CONSTRUCTORS = ("PreviewProxy", "Tickets", "RedisState", "HostPattern", "HostTable", "Nullspace", "Static",
+                "CookieSession", "StarletteSession", "JWTSession")  # fmt: skip
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.shared_targets import SharedTargets
 from preview_proxy.providers.wakes import Wakes
 from preview_proxy.readiness import wait_until_ready
+from preview_proxy.redis_state import MAX_GATE_TTL, RedisState
 from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, Session
 from preview_proxy.tickets import Tickets, refuse_several_workers
@@ -80,10 +81,7 @@ class PreviewProxy:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         policy = policy or Policy()
-        if revocations is None:
-            refuse_several_workers("a user signed out in one worker would not be", "PreviewProxy(revocations=...)")
-        if targets is not None and policy.revoke_on_close:
-            raise ConfigurationError("revoke_on_close would take targets from the workers that share them")
+        _check_sharing(revocations, targets, tickets, policy)
         self._router = router
         self._provider = provider
         self._tickets = tickets
@@ -316,6 +314,21 @@ class PreviewProxyMiddleware:
             return message
 
         await self._app(scope, receive_and_close, send)
+
+
+def _check_sharing(
+    revocations: Revocations | None, targets: SharedTargets | None, tickets: Tickets | None, policy: Policy
+) -> None:
+    if revocations is None:
+        refuse_several_workers(
+            "access taken back in one worker would last", "PreviewProxy(revocations=RedisState(...))"
+        )
+    if isinstance(revocations, RedisState) and tickets is not None and tickets.gate_ttl > MAX_GATE_TTL:
+        raise ConfigurationError(
+            f"gate_ttl must be at most {MAX_GATE_TTL} seconds: RedisState forgets revocations then"
+        )
+    if targets is not None and policy.revoke_on_close:
+        raise ConfigurationError("revoke_on_close would take targets from the workers that share them")
 
 
 def _upstream(transport: httpx.AsyncBaseTransport | None, limits: Limits) -> UpstreamPool | ForeignTransport:

@@ -32,6 +32,9 @@ CONNECT_TIMEOUT, ANSWER_TIMEOUT = 1.0, 2.0
 
 MAX_CONNECTIONS = 32
 
+MAX_GATE_TTL = 24 * 3600
+"""Seconds that a gate may hold: revocations are kept for a little longer."""
+
 # KEYS: epoch, ticket. ARGV: a new epoch's name, when the ticket expires, and when it was issued at the latest (ms).
 # One of before the epoch may have been spent, and nobody would know.
 _SPEND = (
