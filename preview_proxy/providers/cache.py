@@ -33,7 +33,7 @@ logger = logging.getLogger("preview_proxy")
 
 
 class TargetCache:
-    """A provider's targets, at most `size` of them, least recently used first out.
+    """A provider's targets, at most `size` of them; those not used for the longest go first.
 
     `timeout` (seconds) bounds one call of the provider, `mints_per_minute` the calls of this process. `shared` are the
     targets of all workers. A failure is shared by those who wait and then forgotten.
@@ -64,9 +64,8 @@ class TargetCache:
 
         Raises what the provider raised if that is a `PreviewProxyError`, and `ProviderError` for anything else.
         """
-        held = self._held.pop(preview, None)
+        held = self._held.get(preview)
         if held is not None:
-            self._held[preview] = held  # now the most recently used
             now = self._clock()
             if now < held.renew_at:
                 return held
@@ -124,8 +123,14 @@ class TargetCache:
             self._drop_expired()
             self._replaced.append(old)
         if len(self._held) > self._size:
-            del self._held[next(iter(self._held))]
+            self._make_room()
         return held
+
+    def _make_room(self) -> None:
+        """Drop the tenth that was not used for the longest: then it is seldom, and uses need not be kept in order."""
+        by_use = sorted(self._held.values(), key=lambda held: held.last_used_at or held.minted_at)
+        for held in by_use[: max(1, self._size // 10)]:
+            del self._held[held.preview]
 
     def _drop_expired(self) -> None:
         now = self._clock()

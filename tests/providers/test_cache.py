@@ -290,10 +290,9 @@ async def test_v04_a_process_mints_so_often_in_a_minute_and_no_more(mints: Mints
 async def test_the_least_recently_used_target_goes_first(mints: Mints, clock: Clock) -> None:
     cache = TargetCache(mints, timeout=5, clock=clock, size=2)
     first, second, third = (Preview("mch_1", port) for port in (1, 2, 3))
-    await cache.get(first)
-    await cache.get(second)
-    await cache.get(first)
-    await cache.get(third)
+    for preview in (first, second, first, third):
+        cache.used(await cache.get(preview), "http")
+        clock.now += 1
     assert {entry.preview for entry in cache.inventory()} == {first, third}
     assert mints.count == 3
 
