@@ -9,8 +9,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import preview_proxy
-from preview_proxy import Limits, Policy, errors
-from preview_proxy.core import cookies, headers, plan, urls
+from preview_proxy import Limits, Policy, errors, tickets
+from preview_proxy import gate as gate_module
+from preview_proxy.core import cookies, frames, headers, plan, policy, urls, websocket
+from preview_proxy.transports import websocket_stream
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -40,8 +42,9 @@ LIMITS = {
         "`upstream_timeout`",
     ),
     "idle_timeout": (
-        "Seconds without a byte of the response body. Event streams and WebSockets may be silent for ever.",
-        "the connection is cut",
+        "Seconds without a byte of the body, of the request's as of the response's. Event streams and WebSockets may "
+        "be silent for ever.",
+        "`body_timeout`, or the connection is cut",
     ),
     "write_timeout": ("Seconds for upstream to take what we write.", "`upstream_timeout`; on a WebSocket, close 1011"),
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
@@ -63,6 +66,14 @@ LIMITS = {
 POLICY = {
     "private_headers": "Names that a visitor's request loses before upstream. `x-acme-*` stands for any ending.",
     "private_cookies": "Cookies that never pass, in either direction. Yours, if they reach the previews' hosts.",
+    "request_headers": (
+        'What upstream gets of a visitor: `"pass"`, all but those that a rule names; `"allow-list"`, only what a '
+        "browser sends."
+    ),
+    "allowed_headers": "Names that the allow-list lets pass besides. `authorization` is one to think about.",
+    "added_headers": "Fields that a page gets where the machine sent none of the name; `{}` for none.",
+    "send_user": "Whether upstream gets the subject, as `x-preview-user`. A visitor's own never passes.",
+    "private_upstreams": "Whether an upstream's name may resolve to a private address. For machines of your own.",
     "embedders": "Origins whose pages may frame a preview, besides those of `Tickets`. With none: `'none'`.",
     "wake": "Whether a visitor who opens a page of a paused machine has it resumed, where the provider can. Once in 30 "
     "seconds at most, and for nothing but a navigation.",
@@ -77,10 +88,7 @@ REWRITES = {
     "_refresh": "The same, for its URL.",
     "_allow_origin": "Upstream's own origin becomes the public one; any other value passes.",
     "_content_security_policy": "Passes without `frame-ancestors`, which the operator decides.",
-    "_set_cookie": (
-        "`Domain` goes. Reserved names are dropped. Where somebody may frame the preview, the cookie gets "
-        f"`Secure; SameSite=None; Partitioned`. At most {cookies.MAX_SET_COOKIES} pass."
-    ),
+    "_set_cookie": "Changed or dropped: see [cookie rules](cookie-rules.md).",
 }
 
 CONSTRUCTORS = ("PreviewProxy", "Tickets", "RedisState", "HostPattern", "HostTable", "Nullspace", "Static",
@@ -94,7 +102,13 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """Every generated page by its file name."""
-    return {"errors.md": errors_page(), "header-rules.md": header_rules_page(), "settings.md": settings_page()}
+    return {
+        "close-codes.md": close_codes_page(),
+        "cookie-rules.md": cookie_rules_page(),
+        "errors.md": errors_page(),
+        "header-rules.md": header_rules_page(),
+        "settings.md": settings_page(),
+    }
 
 
 def errors_page() -> str:
@@ -147,13 +161,14 @@ def header_rules_page() -> str:
             ("Field", "Becomes"),
             (
                 ("`host`", "The host of upstream."),
-                ("`cookie`", "One field, in the visitor's order, without the reserved names below."),
+                ("`cookie`", "One field, without reserved names: see [cookie rules](cookie-rules.md)."),
                 ("`referer`", "The preview's own pages: whole. Another site's: its origin only."),
                 ("`origin`", "Unchanged, after it was checked."),
                 ("`content-length`", "As declared, or `transfer-encoding: chunked`. The body is held to it."),
                 ("`sec-websocket-*`", "Our own handshake; the visitor's subprotocols, and no extension."),
                 ("`x-forwarded-host`", "The public host. A visitor's own is dropped."),
                 ("`x-forwarded-proto`", "The public scheme. Likewise."),
+                ("`x-preview-user`", "With `Policy.send_user`: the subject, what is not ASCII percent-encoded."),
                 ("`x-forwarded-for`", "The address of ASGI's `scope['client']`. Likewise."),
                 ("the credential", "Added last, below the transport seam. Only to the endpoint it was given for."),
             ),
@@ -162,25 +177,122 @@ def header_rules_page() -> str:
         "byte for byte otherwise.",
         "## Towards the visitor",
         f"Dropped: {names(headers.RESPONSE_DROPPED - hop, response)}, `cdn-cache-control` and `*-cdn-cache-control`. "
-        "So is any field that repeats the credential.",
+        "So is any field that repeats the credential, and `www-authenticate` of a page: the browser would ask its user "
+        "for a password in the name of your host.",
         table(("Field", "Becomes"), (*rewrites, ("`content-security-policy`", "One more: `frame-ancestors …`."))),
-        "## Reserved cookies",
-        f"Never pass, in either direction: {names((), cookies._OURS + cookies._PROVIDER_PREFIXES)} in any case, "
-        "`Policy.private_cookies`, the cookies that the session declares, and names that parsers read "
-        "differently.",
+        "## Added towards the visitor",
+        "To pages, which is every type of content but those below, where the machine sent no field of the name. "
+        "`Policy.added_headers` replaces the list.",
+        table(
+            ("Field", "Value"), [(f"`{name.lower()}`", f"`{value}`") for name, value in policy.ADDED_HEADERS.items()]
+        ),
+        f"No pages: {names((), headers._INERT)}; anything with `xml` in its type is one.",
+        "With `session=`, previews may be below your own domain. Then each page denies "
+        "`publickey-credentials-get` and `publickey-credentials-create` whatever the machine sent, or its page could "
+        "ask for the passkeys of your app.",
+        "## With an allow-list",
+        '`Policy(request_headers="allow-list")` lets these pass towards the machine, and the names in '
+        "`Policy.allowed_headers`. What the table above writes is written as before; what is dropped stays dropped.",
+        f"{names(headers.REQUEST_ALLOWED, headers.REQUEST_ALLOWED_PREFIXES)}.",
     )
+
+
+def cookie_rules_page() -> str:
+    gate = tickets.gate_set_cookie("<value>", 3600, secure_origin=True).decode()
+    development = tickets.gate_set_cookie("<value>", 3600, secure_origin=False).decode()
+    return document(
+        "Cookie rules",
+        "Cookies are read and written as bytes. A pair is what is between two `;`, less spaces and tabs at its ends; "
+        "nothing is unquoted or decoded.",
+        "## The gate",
+        f"```text\n{gate}\n```",
+        f"Over plain http on localhost it is called `{cookies.DEVELOPMENT_GATE_COOKIE}`, with the same attributes:",
+        f"```text\n{development}\n```",
+        "`Max-Age` ends with the login that it stands for, and the same time is signed into the value. Several cookies "
+        f"of the name are each looked at, {gate_module.MAX_CANDIDATES} at most; those of two subjects are a 400.",
+        "## Reserved names",
+        f"In any case of letters, and as the start of a name: {names((), cookies._OURS + cookies._PROVIDER_PREFIXES)}.",
+        "As a whole name: `Policy.private_cookies`, and the cookies that the session declares that it reads.",
+        "## Towards the machine",
+        "All `Cookie` fields become one, in the visitor's order. A pair passes byte for byte, unless it",
+        "- has no `=`, or a name that is no token (RFC 9110 §5.6.2);\n- has a reserved name;\n"
+        "- holds a reserved name after a space in its value, where some parsers begin a new pair.",
+        "## Towards the visitor",
+        "A `Set-Cookie` is dropped whole where",
+        "- its name is missing, is no token, or is reserved;\n"
+        f"- name and value are longer than {cookies.MAX_PAIR} bytes;\n"
+        "- its name begins with `__Host-` or `__Secure-` and its attributes break that prefix's rule;\n"
+        f"- it is one more than {cookies.MAX_SET_COOKIES} in a response;\n"
+        "- it repeats the credential of the target.",
+        "What is left of it:",
+        table(
+            ("Attribute", "Becomes"),
+            (
+                ("`Domain`", "Removed: the cookie stays on its own preview's host."),
+                ("`Secure; SameSite=None; Partitioned`", "Added, or put in the place of its own, where somebody may "
+                 "frame the preview and the public origin is https or localhost."),
+                ("any other", f"Unchanged; the last of several counts. Dropped above {cookies.MAX_ATTRIBUTE} bytes."),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def close_codes_page() -> str:
+    own = sorted({row.close_code for row in errors.CODES.values()})
+    refusals = [(code, names(name for name, row in errors.CODES.items() if row.close_code == code)) for code in own]
+    seen = [(f"{code}", f"{sent}") for code, sent in sorted(websocket._NEVER_SENT.items())]
+    return document(
+        "Close codes",
+        "How a WebSocket ends. What one side says is told to the other, code and reason, as far as it may be said in a "
+        "frame (RFC 6455 §7.4).",
+        "## Passed on",
+        f"{ranges(websocket.SENDABLE)} and 3000-4999 pass unchanged. A reason is cut to {websocket.MAX_REASON} bytes, "
+        "between two characters. Codes that only describe what was seen become",
+        table(("Seen", "Sent on"), seen),
+        "and every other code becomes 1011, without a reason.",
+        "## Our own, on an open socket",
+        table(
+            ("Code", "When"),
+            (
+                (1000, "Upstream closed without a code."),
+                (1008, f"Upstream sent more than {websocket_stream.MAX_CONTROLS} pings and pongs in a second."),
+                (frames.TOO_BIG, "A message is larger than `Limits.message_bytes`, from either side."),
+                (1011, "Upstream broke the connection or the protocol, or took nothing for `Limits.write_timeout`; or "
+                 f"it was silent for {websocket_stream.SILENCE:g} seconds, and after a ping again."),
+                (1012, "The server stops, or restarts."),
+                (4403, "Access was revoked."),
+            ),
+        ),
+        f"Upstream hears {frames.PROTOCOL_ERROR} for a broken frame, {frames.INVALID_DATA} for text that is not UTF-8, "
+        f"{frames.TOO_BIG} for a message that is too large, 1012 at a shutdown and 1001 where access was revoked.",
+        "## In place of a refusal",
+        "A handshake is refused with an HTTP response. A server without ASGI's denial response extension closes it "
+        "instead, with the code as the reason:",
+        table(("Close code", "Codes"), refusals),
+    )  # fmt: skip
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers, those in a row as a range."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][-1] == number - 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ", ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else f"{each[0]}" for each in found)
 
 
 def settings_page() -> str:
     limits = [(f"`{name}`", default, *LIMITS[name]) for name, default in described(Limits, LIMITS)]
-    policy = [(f"`{name}`", default, POLICY[name]) for name, default in described(Policy, POLICY)]
+    choices = [(f"`{name}`", default, POLICY[name]) for name, default in described(Policy, POLICY)]
     classes = [part for name in CONSTRUCTORS for part in constructor(getattr(preview_proxy, name))]
     return document(
         "Settings",
         "`PreviewProxy(policy=Policy(...))` takes the tables; the constructors further down take the rest. A value "
         "that could not work raises a `ValueError` at construction; most are `ConfigurationError`.",
         "## Policy",
-        table(("Name", "Default", "Meaning"), policy),
+        table(("Name", "Default", "Meaning"), choices),
         "## Limits",
         "Sizes in bytes, times in seconds.",
         table(("Name", "Default", "Bounds", "Beyond it"), limits),

@@ -6,6 +6,7 @@ from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, PreviewProxyError
 from preview_proxy.hosts import HostPattern, HostTable, Routed, Router, first_of
 from preview_proxy.jwt_sessions import JWTSession
+from preview_proxy.logs import redact_logging
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.nullspace import Nullspace
@@ -52,4 +53,5 @@ __all__ = [
     "TicketStore",
     "Tickets",
     "first_of",
+    "redact_logging",
 ]

@@ -6,7 +6,7 @@
       +-- Unauthorized             401   nobody is signed in
       +-- Forbidden                403   a cross-site request, or a ticket that does not hold
       +-- Misdirected              421   a host inside a preview zone that names no preview
-      +-- BadRequest               400   (405, 414, 431) a message that breaks the protocol's rules
+      +-- BadRequest               400   (405, 408, 414, 431) a message that breaks the protocol's rules
       +-- LimitExceeded            413   (429, 503) more than the operator allows
       +-- CheckFailed              503   the customer's own session, access or routing check did not answer
       +-- ProviderError            502   the provider's API or edge
@@ -58,6 +58,7 @@ CODES: dict[str, Code] = {
     "target_too_long": Code(414, 4414, False, "The request's address is too long.", "Send less in the address."),
     "headers_too_large": Code(431, 4431, False, "The request's headers are too large.", "Clear this site's cookies."),
     "body_too_large": Code(413, 4413, False, "The request's body is too large.", "Send less at once."),
+    "body_timeout": Code(408, 4408, True, "The request's body did not arrive in time.", "Send it again."),
     "no_such_preview": Code(404, 4404, False, "There is no such preview.", "Check the address, or ask its owner."),
     "access_ended": Code(404, 4403, False, "There is no such preview.", "Check the address, or ask its owner."),
     "misdirected": Code(421, 4421, False, "No preview is served at this address.", "Check the address."),

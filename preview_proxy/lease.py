@@ -39,7 +39,8 @@ class Edge:
 class TargetLease(Edge):
     """Resolves a preview's endpoint for one request, and cures once what its edge complains about.
 
-    A credential that ran out is renewed. With `wakes`, a navigation to a paused machine has it woken.
+    A credential that ran out is renewed. With `wakes`, a navigation to a paused machine has it woken. `user` is told to
+    upstream, if it is not empty.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class TargetLease(Edge):
         provider: Provider,
         breaker: Breaker,
         wakes: Wakes | None = None,
+        user: str = "",
     ) -> None:
         super().__init__(provider)
+        self._user = user
         self._inbound = inbound
         self._routed = routed
         self._cache = cache
@@ -78,7 +81,7 @@ class TargetLease(Edge):
         if endpoint is None:
             raise NotFound(detail=f"the target has no {kind} endpoint")
         self._cache.used(held, kind)
-        return Route(preview, public, endpoint)
+        return Route(preview, public, endpoint, self._user)
 
     async def _hold(self) -> Holding:
         try:

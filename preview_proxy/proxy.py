@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -19,7 +21,7 @@ from preview_proxy.breaker import Breaker
 from preview_proxy.checks import check
 from preview_proxy.core.models import Origin, Preview, Rejected
 from preview_proxy.core.plan import compile_rules
-from preview_proxy.core.policy import Limits, Policy
+from preview_proxy.core.policy import Policy
 from preview_proxy.core.snapshot import host_field, parse_authority, snapshot
 from preview_proxy.endpoints import Endpoints, is_ours
 from preview_proxy.errors import ConfigurationError, Misdirected, PreviewProxyError
@@ -28,6 +30,7 @@ from preview_proxy.hosts import Routed, Router
 from preview_proxy.lease import TargetLease
 from preview_proxy.live import LiveRelays
 from preview_proxy.occupancy import Occupancy
+from preview_proxy.placement import misplaced
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.held import HeldTarget
@@ -44,6 +47,8 @@ from preview_proxy.transports.relay_http import relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.visit import Visit
 from preview_proxy.workers import Revocations, Workers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,9 @@ class PreviewProxy:
             cookies=getattr(session, "cookies", ()),
             headers=getattr(session, "headers", ()),
             embedders=tickets.embedders if tickets else (),
+            same_site=session is not None,
         )
+        self._sends_user = policy.send_user
         self._targets = TargetCache(
             provider,
             timeout=self._limits.provider_timeout,
@@ -114,8 +121,10 @@ class PreviewProxy:
         self._revoke_on_close = policy.revoke_on_close
         self._breaker = Breaker()
         self._occupancy = Occupancy(self._limits)
-        self._transport = _upstream(transport, self._limits)
+        self._transport = _upstream(transport, policy)
         self._live = LiveRelays(self._gate, self._limits.recheck_interval)
+        self._counts: Counter[str] = Counter()
+        self._placed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as an app of its own: a host that is no preview's is refused with 421."""
@@ -128,6 +137,8 @@ class PreviewProxy:
         """Answer an ``http`` or ``websocket`` scope of a preview's host; hand any other to `app`, untouched."""
         visit = Visit(scope, receive, send, self._rules.frame_ancestors)
         answered = await visit.attempt(self._answer(visit, app))
+        if visit.code is not None:
+            self._counts[visit.code] += 1
         if answered is False and app is not None:
             await app(scope, receive, send)
 
@@ -148,6 +159,8 @@ class PreviewProxy:
 
     async def _show(self, visit: Visit, routed: Routed, authority: str) -> None:
         visit.preview = routed.preview
+        if not self._placed and visit.scope["type"] == "http":
+            self._check_placement(visit)
         if visit.scope["type"] == "websocket":
             await visit.connected()
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
@@ -155,9 +168,12 @@ class PreviewProxy:
             return await self._endpoints(inbound, routed, visit)
         admission = await self._gate.admit(visit.scope, inbound, routed)
         self._live.refuse_if_draining()
-        room, place = self._occupancy.enter(inbound.kind, admission.session.subject, routed.preview)
-        lease = TargetLease(inbound, routed, self._targets, self._provider, self._breaker, self._wakes)
+        subject = admission.session.subject
+        room, place = self._occupancy.enter(inbound.kind, subject, routed.preview)
+        user = subject if self._sends_user else ""
+        lease = TargetLease(inbound, routed, self._targets, self._provider, self._breaker, self._wakes, user)
         run = partial(self._live.run, admission)
+        self._counts[inbound.kind] += 1
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
         try:
             if inbound.kind == "http":
@@ -167,6 +183,19 @@ class PreviewProxy:
         finally:
             lease.close()
             room.leave(place)
+
+    def _check_placement(self, visit: Visit) -> None:
+        """Warn once, at the first request for a preview: the order of middleware is the same for all."""
+        self._placed = True
+        if problem := misplaced(visit.scope, visit.server_send):
+            logger.warning("PreviewProxyMiddleware must be outside of %s. Add it last.", problem)
+
+    def counters(self) -> dict[str, int]:
+        """What this process has done: ``http`` and ``websocket`` relays begun, and refusals by code of the table.
+
+        There is no other name, whatever visitors send, so they can all be labels of a metric.
+        """
+        return dict(self._counts)
 
     async def ticket(
         self,
@@ -331,7 +360,7 @@ def _check_sharing(
         raise ConfigurationError("revoke_on_close would take targets from the workers that share them")
 
 
-def _upstream(transport: httpx.AsyncBaseTransport | None, limits: Limits) -> UpstreamPool | ForeignTransport:
+def _upstream(transport: httpx.AsyncBaseTransport | None, policy: Policy) -> UpstreamPool | ForeignTransport:
     if transport is None:
-        return UpstreamPool(limits)
-    return transport if isinstance(transport, UpstreamPool) else ForeignTransport(transport, limits)
+        return UpstreamPool(policy.limits, private=policy.private_upstreams)
+    return transport if isinstance(transport, UpstreamPool) else ForeignTransport(transport, policy.limits)

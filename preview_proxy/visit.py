@@ -24,7 +24,8 @@ T = TypeVar("T")
 class Visit:
     """One ``http`` or ``websocket`` scope, with its headers copied before anything could change them.
 
-    `preview` is what the host shows, for the log. `refusal_headers` are added to a refusal.
+    `preview` is what the host shows, for the log. `refusal_headers` are added to a refusal, and `code` is its code.
+    `server_send` is the server's own.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, frame_ancestors: bytes) -> None:
@@ -33,8 +34,8 @@ class Visit:
         self.headers: RawHeaders = raw_headers(scope)
         self.preview: Preview | None = None
         self.refusal_headers: RawHeaders = ()
-        self.refused = False
-        self._send = send
+        self.code: str | None = None
+        self.server_send = send
         self._frame_ancestors = frame_ancestors
         self._started = False
         self._connected = False
@@ -42,7 +43,7 @@ class Visit:
     async def send(self, message: Message) -> None:
         self._started = self._started or message["type"] != EARLY_HINT
         try:
-            await self._send(message)
+            await self.server_send(message)
         except OSError as gone:  # theirs, not upstream's
             raise ClientGone from gone
 
@@ -64,7 +65,6 @@ class Visit:
             return await step
         except Exception as error:
             failure = error
-        self.refused = True
         with suppress(OSError):  # the ASGI spec has `send` raise it once the visitor has left
             await self._refuse(failure)
         return None
@@ -74,6 +74,7 @@ class Visit:
         if isinstance(failure, OSError):
             return
         error = _ours(failure)
+        self.code = error.code
         request_id = secrets.token_hex(8)
         self._log(error, request_id, failure)
         if self._started:

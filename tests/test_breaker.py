@@ -15,21 +15,12 @@ from preview_proxy.errors import (
     ProviderError,
     Unreachable,
 )
+from tests.test_revocation import Clock, clock
+
+__all__ = ["clock"]
 
 PREVIEW, OTHER = Preview("m1", 3000), Preview("m1", 3001)
 FAILURE = Unreachable(detail="ConnectError")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from tests.redis_server import redis_server
 from tests.servers import listening, serving
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
@@ -49,7 +49,7 @@ ENVIRONMENT = {
 }
 SESSION = PREFIX.decode() + "session"
 # Names on the pages that are other projects' or browsers'.
-FOREIGN = {"SameSite", "SessionMiddleware", "application/json", "text/plain"}
+FOREIGN = {"GZipMiddleware", "SameSite", "SessionMiddleware", "TrustedHostMiddleware", "application/json", "text/plain"}
 
 
 @dataclass

@@ -263,7 +263,7 @@ async def test_what_no_session_stands_behind_is_nobody(kind: str, case: Case) ->
 
 @KINDS
 @SESSIONS
-async def test_a12_a_wrong_user_and_an_unknown_preview_get_one_answer(kind: str, case: Case) -> None:
+async def test_a02_a12_a_wrong_user_and_an_unknown_preview_get_one_answer(kind: str, case: Case) -> None:
     door = Door(session=case.session, tickets=None)
     refused = await door.knock(kind, [(case.header, case.of("eve"))])
     headers = [(b"origin", b"https://3000-m2.previews.example"), (case.header, case.of(OWNER))]

@@ -18,7 +18,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
@@ -263,7 +263,6 @@ async def test_a04_what_is_no_token_is_nobody(text: str) -> None:
     assert await session_auth()(visit(text)) is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 async def test_a04_no_bytes_in_a_cookie_break_the_check(value: bytes) -> None:
     valid = token().encode()

@@ -7,7 +7,13 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preview_proxy import (
@@ -27,6 +33,7 @@ from preview_proxy import (
 )
 from preview_proxy.core.models import Origin
 from preview_proxy.errors import ConfigurationError
+from preview_proxy.transports import pool
 from tests.test_gate import Door, Upstream, gate_cookie, owner_only
 from tests.test_visit import call, scope_of
 from tests.world import OWNER, SECRET
@@ -346,6 +353,39 @@ async def test_without_tickets_none_can_be_issued() -> None:
     await proxy.aclose()
 
 
+# --- what the operator is told ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outside", "named"),
+    [
+        ([], None),
+        ([Middleware(SessionMiddleware, secret_key="s")], "SessionMiddleware"),
+        ([Middleware(GZipMiddleware)], "GZipMiddleware"),
+        ([Middleware(TrustedHostMiddleware, allowed_hosts=["*"])], None),
+    ],
+    ids=repr,
+)
+async def test_p23_a_middleware_in_the_wrong_place_is_named_once(
+    outside: list[Middleware], named: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Starlette(middleware=[*outside, Middleware(PreviewProxyMiddleware, proxy=proxy_of(PATTERN))])
+    for host in ("app.example", HOST, HOST):
+        await call(app, scope_of(host=host, headers=[(b"accept-encoding", b"gzip")]))
+    warnings = [record.getMessage() for record in caplog.records if "must be outside of" in record.getMessage()]
+    assert len(warnings) == (named is not None)
+    assert named is None or named in warnings[0]
+
+
+async def test_v13_counters_have_a_bounded_set_of_names() -> None:
+    proxy = proxy_of(PATTERN)
+    for number in range(300):
+        await call(proxy, scope_of(host=f"3000-m{number}.previews.example", path=f"/{number}"))
+        await call(proxy, scope_of(host=f"x{number}.previews.example"))
+        await call(proxy, scope_of("websocket", host=f"3000-m{number}.previews.example"))
+    assert proxy.counters() == {"not_signed_in": 600, "misdirected": 300}
+
+
 # --- the lifespan --------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +495,29 @@ async def test_policies_reach_every_part() -> None:
     assert (answer.status, answer.json()["code"]) == (414, "target_too_long")
     (policy,) = answer.values(b"content-security-policy")
     assert policy.endswith(b"frame-ancestors https://app.example https://second.example")
+
+
+async def test_p10_a_machine_of_ones_own_needs_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: list[bool] = []
+
+    async def session(connection: HTTPConnection) -> str:
+        return OWNER
+
+    async def refused(*args: object, private: bool) -> None:
+        dialled.append(private)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(pool, "dial", refused)
+    for policy in (None, Policy(private_upstreams=True)):
+        proxy = PreviewProxy(
+            router=PATTERN,
+            provider=Static({PREVIEW: "https://machine.internal"}),
+            authorize=owner_only,
+            session=session,
+            policy=policy,
+        )
+        assert (await call(proxy, scope_of(host=HOST))).status == 502
+    assert dialled == [False, True]
 
 
 def test_a_routed_preview_has_its_public_origin() -> None:

@@ -18,7 +18,7 @@ PUBLIC = """
     Authenticator ConfigurationError CookieSession Embed Endpoint HeldTarget HostPattern HostTable JWTSession Limits
     MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
     RedisState Revocation Revocations Routed Router Secret Session SharedTargets StarletteSession Static Target
-    TicketStore Tickets first_of
+    TicketStore Tickets first_of redact_logging
 """
 
 

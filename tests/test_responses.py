@@ -95,7 +95,7 @@ def test_every_code_renders_as_json(code: str) -> None:
     }
 
 
-def test_the_policy_allows_the_page_s_own_style_and_nothing_else() -> None:
+def test_h24_the_policy_allows_the_page_s_own_style_and_nothing_else() -> None:
     _, headers, body = told("misdirected", page=True)
     styles = re.findall(r"<style>(.*?)</style>", body, re.DOTALL)
     assert len(styles) == 1
@@ -141,7 +141,7 @@ def test_v07_a_retry_is_told_in_seconds(seconds: int) -> None:
         ([(b"x-accept", b"text/html")], False),
     ],
 )
-def test_a_page_is_for_who_will_look_at_it(headers: list[tuple[bytes, bytes]], page: bool) -> None:
+def test_h24_a_page_is_for_who_will_look_at_it(headers: list[tuple[bytes, bytes]], page: bool) -> None:
     assert wants_page(tuple(headers)) is page
 
 

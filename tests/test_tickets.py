@@ -353,7 +353,7 @@ def test_what_is_no_gate_is_nobody(tickets: Tickets, value: bytes) -> None:
     assert tickets.read_gate(value, origin=ORIGIN, preview=PREVIEW) is None
 
 
-def test_pitfall_19_a_gate_ends_on_the_server_whatever_the_browser_keeps(tickets: Tickets, clock: Clock) -> None:
+def test_a10_a_gate_ends_on_the_server_whatever_the_browser_keeps(tickets: Tickets, clock: Clock) -> None:
     value, max_age = tickets.gate(origin=ORIGIN, preview=PREVIEW, session=SESSION)
     clock.now += max_age
     assert tickets.read_gate(value.encode(), origin=ORIGIN, preview=PREVIEW) is None

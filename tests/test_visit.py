@@ -107,7 +107,7 @@ def failing(error: Exception, *, preview: Preview | None = None) -> ASGIApp:
         visit = Visit(scope, receive, send, b"frame-ancestors https://app.example")
         visit.preview = preview
         assert await visit.attempt(fails(error)) is None
-        assert visit.refused
+        assert visit.code is not None
 
     return app
 
@@ -119,12 +119,12 @@ async def test_a_step_that_succeeds_gives_its_result() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(scope, receive, send, b"")
         assert await visit.attempt(step()) == "done"
-        assert not visit.refused
+        assert visit.code is None
 
     assert (await call(app, scope_of())).messages == []
 
 
-async def test_the_headers_are_a_copy_that_later_trailers_do_not_reach() -> None:
+async def test_h01_the_headers_are_a_copy_that_later_trailers_do_not_reach() -> None:
     scope = scope_of(headers=[(b"X-Own", b"1")])
     visit = Visit(scope, None, None, b"")  # type: ignore[arg-type]
     scope["headers"].append((b"host", b"evil.example"))
@@ -180,7 +180,7 @@ async def test_a_page_is_for_navigations_only(headers: Headers, is_page: bool) -
     assert answer.values(b"content-length") == [b"%d" % len(answer.body)]
 
 
-async def test_a_socket_is_never_answered_with_a_page() -> None:
+async def test_w06_a_socket_is_never_answered_with_a_page() -> None:
     answer = await call(failing(NotFound()), scope_of("websocket", headers=[(b"accept", b"text/html")]))
     assert answer.values(b"content-type") == [b"application/json"]
 
@@ -244,7 +244,7 @@ async def test_p22_a_visitor_who_left_is_no_failure_of_ours(kind: str, caplog: p
     visit = Visit(scope_of(kind), receive, gone, b"")
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         await visit.attempt(visit.send({"type": "whatever"}))
-    assert visit.refused
+    assert visit.code is None
     assert caplog.records == []
     visit = Visit(scope_of(kind), receive, gone, b"")
     await visit.attempt(fails(NotFound()))
@@ -277,7 +277,7 @@ async def test_what_the_visitor_did_is_logged_as_information(caplog: pytest.LogC
     assert " 404 'WEBSOCKET' b'' for no preview, by proxy: no_such_preview" in record.getMessage()
 
 
-async def test_only_what_nobody_foresaw_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+async def test_h22_only_what_nobody_foresaw_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         answer = await call(failing(RuntimeError("canary")), scope_of())
         await call(failing(UpstreamProtocol()), scope_of())

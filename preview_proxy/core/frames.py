@@ -12,6 +12,8 @@ from preview_proxy.core.websocket import SENDABLE
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 _CONTINUATION = 0
+_TEXT_WHOLE, _BINARY_WHOLE = 0x80 | TEXT, 0x80 | BINARY  # with the bit that ends a message
+_SHORT = 125  # §5.2: the longest length that is in the second byte; more would be the mask bit, or a longer form
 _MAX_CONTROL = 125  # §5.5
 _MAX_FRAGMENTS = 4096
 _LEAST_FRAGMENT = 256  # bytes; a message of more than 1 MiB may have more fragments
@@ -61,6 +63,10 @@ class FrameReader:
 
     def feed(self, data: bytes) -> list[Event]:
         """What `data` completes, in order. After `Close` or `Broken` everything is ignored."""
+        if len(data) > 2 and len(data) - 2 == data[1] <= _SHORT and self._is_between_messages():
+            message = self._whole(data)
+            if message is not None:
+                return [message]
         events: list[Event] = []
         if self._start:
             data, self._start = self._start + data, b""
@@ -83,6 +89,16 @@ class FrameReader:
                     break
                 position += begun
         return events
+
+    def _is_between_messages(self) -> bool:
+        return not (self._start or self._missing or self._message or self._ended)
+
+    def _whole(self, data: bytes) -> Message | None:
+        """The message of one short frame that came alone, as most do: no state to keep, and no copy but one."""
+        payload, first = data[2:], data[0]
+        if len(payload) <= self._limit and (first == _BINARY_WHOLE or (first == _TEXT_WHOLE and _is_utf8(payload))):
+            return Message(first & 0x0F, payload)
+        return None
 
     def _begin(self, data: bytes, position: int, end: int, events: list[Event]) -> int:
         """Read a header; its size, or 0 if it is incomplete."""

@@ -38,6 +38,7 @@ REQUEST_DROPPED = HOP_BY_HOP | {
     b"x-client-ip",
     b"x-http-method-override",
     b"x-middleware-subrequest",
+    b"x-preview-user",
     b"x-real-ip",
 }
 # Names by which infrastructure states an identity: a sandbox must not receive them, nor a visitor forge them.
@@ -60,6 +61,29 @@ REQUEST_DROPPED_PREFIXES = HOP_BY_HOP_PREFIXES + (
 )
 # Providers' own namespaces: credentials and instructions to their edges.
 PROVIDER_PREFIXES = (b"e2b-", b"x-bl-", b"x-blaxel-", b"x-daytona-", b"x-nullspace-", b"x-oc-")
+
+# What passes with `Policy(request_headers="allow-list")`: what a browser or a framework's own client code sends.
+REQUEST_ALLOWED = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"content-type",
+        b"dnt",
+        b"last-event-id",
+        b"origin",
+        b"pragma",
+        b"priority",
+        b"range",
+        b"rsc",
+        b"sec-gpc",
+        b"user-agent",
+        b"x-csrf-token",
+        b"x-requested-with",
+    }
+)
+REQUEST_ALLOWED_PREFIXES = (b"if-", b"next-", b"sec-ch-ua", b"sec-fetch-")
 
 # RFC 6455 §11.3: the handshake of the other hop.
 HANDSHAKE_PREFIX = b"sec-websocket-"
@@ -97,35 +121,19 @@ RESPONSE_DROPPED_PREFIXES = (
 )
 
 # What browsers and dev servers send all the time, and no rule has a word in: fields that need no second look.
-USUAL_REQUEST = frozenset(
-    {
-        b"accept",
-        b"accept-encoding",
-        b"accept-language",
-        b"cache-control",
-        b"content-type",
-        b"dnt",
-        b"if-modified-since",
-        b"if-none-match",
-        b"last-event-id",
-        b"origin",
-        b"pragma",
-        b"priority",
-        b"range",
-        b"sec-ch-ua",
-        b"sec-ch-ua-mobile",
-        b"sec-ch-ua-platform",
-        b"sec-fetch-dest",
-        b"sec-fetch-mode",
-        b"sec-fetch-site",
-        b"sec-fetch-storage-access",
-        b"sec-fetch-user",
-        b"sec-gpc",
-        b"upgrade-insecure-requests",
-        b"user-agent",
-        b"x-requested-with",
-    }
-)
+USUAL_REQUEST = REQUEST_ALLOWED | {
+    b"if-modified-since",
+    b"if-none-match",
+    b"sec-ch-ua",
+    b"sec-ch-ua-mobile",
+    b"sec-ch-ua-platform",
+    b"sec-fetch-dest",
+    b"sec-fetch-mode",
+    b"sec-fetch-site",
+    b"sec-fetch-storage-access",
+    b"sec-fetch-user",
+    b"upgrade-insecure-requests",
+}
 USUAL_RESPONSE = frozenset(
     {
         b"accept-ranges",
@@ -150,6 +158,21 @@ USUAL_RESPONSE = frozenset(
     }
 )
 NOTHING: frozenset[bytes] = frozenset()
+# What no browser runs scripts from when it is opened by itself (MIME Sniffing §7: none of it is taken for HTML).
+_INERT = (
+    b"application/javascript",
+    b"application/json",
+    b"application/octet-stream",
+    b"application/wasm",
+    b"audio/",
+    b"font/",
+    b"image/",
+    b"text/css",
+    b"text/event-stream",
+    b"text/javascript",
+    b"text/plain",
+    b"video/",
+)
 
 # RFC 9110 §5.5: no control character but TAB.
 _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
@@ -168,11 +191,13 @@ def _tokens(value: bytes) -> frozenset[bytes]:
     return frozenset(token.strip(b" \t").lower() for token in value.split(b","))
 
 
-def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:
+def request_filter(private: Iterable[str], allowed: Iterable[str] | None = None) -> Callable[[bytes], bool]:
     """A test of whether a request field's name may go upstream, for one set of further private names.
 
-    A private name that ends in ``*`` stands for every name that starts so. The answer is remembered per name.
+    A private name that ends in ``*`` stands for every name that starts so. With `allowed`, only those exact names and
+    `REQUEST_ALLOWED` may. The answer is remembered per name.
     """
+    listed = None if allowed is None else REQUEST_ALLOWED | {name.lower().encode("latin-1") for name in allowed}
     names = [name.lower().encode("latin-1").translate(_DASHES) for name in private]
     dropped = REQUEST_DROPPED | {name for name in names if not name.endswith(b"*")}
     prefixes = REQUEST_DROPPED_PREFIXES + PROVIDER_PREFIXES + tuple(n[:-1] for n in names if n.endswith(b"*"))
@@ -182,7 +207,9 @@ def request_filter(private: Iterable[str]) -> Callable[[bytes], bool]:
         if not name or b"_" in name or not TOKEN.issuperset(name):
             return False
         plain = name.lower().translate(_DASHES)
-        return plain not in dropped and not plain.startswith(prefixes)
+        if plain in dropped or plain.startswith(prefixes):
+            return False
+        return listed is None or name in listed or name.startswith(REQUEST_ALLOWED_PREFIXES)
 
     return passes
 
@@ -193,6 +220,16 @@ def response_name_passes(name: bytes) -> bool:
     if name in RESPONSE_DROPPED or name.startswith(RESPONSE_DROPPED_PREFIXES):
         return False
     return not name.endswith(b"-cdn-cache-control") and name != b"cdn-cache-control"
+
+
+@lru_cache(maxsize=128)
+def may_be_page(content_type: bytes) -> bool:
+    """Whether a browser may show content of the type as a page with scripts. SVG is an image that may have some.
+
+    Of several types in a row a browser takes the last (Fetch §2.2.2, "extract a MIME type").
+    """
+    folded = content_type.lower()
+    return not folded.startswith(_INERT) or b"xml" in folded or b"," in folded
 
 
 def check_controls(values: bytes, code: str) -> None:

@@ -115,12 +115,19 @@ class Endpoint:
     """Where one transport of a target is served, and the credential headers that only this origin may see.
 
     `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target.
+    Raises `ValueError` for plain HTTP to another computer, and for a credential header that is there twice.
     """
 
     origin: Origin
     base_path: bytes = b""
     marker: bytes = b""
     credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.origin.scheme != "https" and not self.origin.is_loopback:
+            raise ValueError("an endpoint must be https, unless its host is loopback")
+        if len(self.credential_names) != len(self.credentials):
+            raise ValueError("a credential header is given twice")
 
     @cached_property
     def credential_names(self) -> frozenset[bytes]:

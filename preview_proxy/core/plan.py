@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import quote
 
 from preview_proxy.core.cookies import (
     MAX_SET_COOKIES,
@@ -24,6 +25,7 @@ from preview_proxy.core.headers import (
     USUAL_REQUEST,
     USUAL_RESPONSE,
     check_controls,
+    may_be_page,
     nominated,
     request_filter,
     response_name_passes,
@@ -32,6 +34,12 @@ from preview_proxy.core.models import Accept, Endpoint, Inbound, Origin, Outboun
 from preview_proxy.core.policy import Limits, Policy
 from preview_proxy.core.urls import request_target, rewrite_link, rewrite_refresh, rewrite_url
 from preview_proxy.core.websocket import check_handshake, offered_subprotocols
+
+# What web servers and browsers take at least, and one of ours may be behind another.
+MAX_VALUE = 16 * 1024
+
+# In the user's name everything else is percent-encoded UTF-8, which any server takes (RFC 9110 §5.5).
+_PRINTABLE = bytes(set(range(0x20, 0x7F)) - {0x25}).decode()
 
 # RFC 9110 §6.4.1 and §15.3.6: responses that have no content whatever upstream sends after the head.
 _BODILESS = frozenset({204, 205, 304})
@@ -46,29 +54,68 @@ class Rules:
     cookies: ReservedCookies
     frame_ancestors: bytes
     embedded: bool
+    subprotocols_are_private: bool
+    added: Added
     limits: Limits
 
 
-def compile_rules(policy: Policy, *, cookies: Iterable[str], headers: Iterable[str], embedders: Iterable[str]) -> Rules:
-    """Rules for a policy, the cookies and headers that the customer's session is read from, and who may frame."""
+class Added(NamedTuple):
+    """Fields for every page: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
+
+    fields: RawHeaders
+    names: frozenset[bytes]
+    imposed: RawHeaders
+
+
+# Permissions Policy §5.2 (a later field wins): a page below the customer's own domain could use that as its RP id
+# (Web Authentication §5.1.3), and so ask for the passkeys of the customer's app.
+_NO_PASSKEYS = (b"permissions-policy", b"publickey-credentials-get=(), publickey-credentials-create=()")
+
+
+def compile_rules(
+    policy: Policy,
+    *,
+    cookies: Iterable[str],
+    headers: Iterable[str],
+    embedders: Iterable[str],
+    same_site: bool = False,
+) -> Rules:
+    """Rules for a policy, the cookies and headers that the customer's session is read from, and who may frame.
+
+    `same_site` tells that previews may be below the customer's own domain.
+    """
     frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
-    passes = request_filter([*policy.private_headers, *headers])
+    strict = policy.request_headers == "allow-list"
+    passes = request_filter([*policy.private_headers, *headers], policy.allowed_headers if strict else None)
     return Rules(
         passes=passes,
         usual=frozenset(filter(passes, USUAL_REQUEST)),
         cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
         frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
         embedded=bool(frames),
+        subprotocols_are_private=not request_filter([*policy.private_headers, *headers])(b"sec-websocket-protocol"),
+        added=_added(policy, same_site),
         limits=policy.limits,
     )
 
 
+def _added(policy: Policy, same_site: bool) -> Added:
+    fields = tuple((name.lower().encode(), value.encode()) for name, value in policy.added_headers.items())
+    # a name that never passes counts as not sent
+    names = frozenset(name for name, _ in fields if response_name_passes(name))
+    return Added(fields, names, (_NO_PASSKEYS,) if same_site else ())
+
+
 class Route(NamedTuple):
-    """The two ends of one relay: the public origin of a preview, and the endpoint that serves it."""
+    """The two ends of one relay: the public origin of a preview, and the endpoint that serves it.
+
+    `user` is who looks at it, where upstream is to be told.
+    """
 
     preview: Preview
     public: Origin
     endpoint: Endpoint
+    user: str = ""
 
 
 def plan_request(inbound: Inbound, route: Route, rules: Rules) -> Outbound:
@@ -90,9 +137,14 @@ def plan_handshake(inbound: Inbound, route: Route, rules: Rules, key: bytes) -> 
         (b"sec-websocket-version", b"13"),
         (b"sec-websocket-key", key),
     ]
-    if offer := offered_subprotocols(inbound.subprotocols):
+    if offer := offered_subprotocols(_offer(inbound, rules)):
         headers.append((b"sec-websocket-protocol", offer))
     return _outbound(inbound, route, headers)
+
+
+def _offer(inbound: Inbound, rules: Rules) -> tuple[str, ...]:
+    """The visitor's subprotocols, unless their session is read from the field that brings them."""
+    return () if rules.subprotocols_are_private else inbound.subprotocols
 
 
 def _outbound(inbound: Inbound, route: Route, headers: list[tuple[bytes, bytes]]) -> Outbound:
@@ -127,6 +179,8 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
     headers.append((b"x-forwarded-proto", route.public.scheme.encode()))
     if inbound.client:
         headers.append((b"x-forwarded-for", inbound.client.encode("latin-1", "replace")))
+    if route.user:
+        headers.append((b"x-preview-user", quote(route.user, safe=_PRINTABLE).encode()))
     return headers
 
 
@@ -143,20 +197,36 @@ def _referer(value: bytes, public: Origin) -> list[bytes]:
     return [str(origin).encode() + b"/"]
 
 
-def plan_response(method: str, status: int, headers: RawHeaders, route: Route, rules: Rules) -> Reply:
-    """The response head for the browser. Raises `Rejected("upstream_protocol_error")` for one that must not go out."""
+def plan_response(
+    method: str, status: int, headers: RawHeaders, route: Route, rules: Rules, *, navigates: bool = False
+) -> Reply:
+    """The response head for the browser. Raises `Rejected("upstream_protocol_error")` for one that must not go out.
+
+    `navigates` tells that a browser shows it as a page.
+    """
     if not 200 <= status <= 599:
         raise Rejected("upstream_protocol_error", f"status {status}")
     has_body = method != "HEAD" and status not in _BODILESS
     kept = _response_headers(headers, route, rules)
-    names = [name for name, _ in headers]
-    if b"content-length" in names:
-        if status in _BODILESS or b"transfer-encoding" in names:
+    if lengths := [value for name, value in kept if name == b"content-length"]:
+        if status in _BODILESS or b"transfer-encoding" in [name for name, _ in headers]:
             kept = [pair for pair in kept if pair[0] != b"content-length"]
         else:
-            _check_length([value for name, value in kept if name == b"content-length"])
+            _check_length(lengths)
+    if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
+        kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
+    names = [name for name, _ in headers]
+    if names.count(b"content-type") != 1 or may_be_page(headers[names.index(b"content-type")][1]):
+        added = rules.added
+        kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
+        kept += added.imposed
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
+
+
+def _not_sent(added: Added, names: list[bytes]) -> list[tuple[bytes, bytes]]:
+    sent = added.names.intersection(names)
+    return [pair for pair in added.fields if pair[0] not in sent]
 
 
 def plan_early_hint(headers: RawHeaders, route: Route, rules: Rules) -> list[bytes]:
@@ -180,7 +250,7 @@ def plan_trailers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple
 
 def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route, rules: Rules) -> Accept:
     """What to accept the visitor's WebSocket with, after upstream's 101. Raises `Rejected`."""
-    subprotocol = check_handshake(headers, key, inbound.subprotocols)
+    subprotocol = check_handshake(headers, key, _offer(inbound, rules))
     kept = _response_headers(headers, route, rules)
     # RFC 9110 §8.6: a 1xx has no Content-Length
     return Accept(subprotocol, tuple(p for p in kept if not p[0].startswith((HANDSHAKE_PREFIX, b"content-length"))))
@@ -190,6 +260,8 @@ def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[t
     names = [name for name, _ in headers]
     values = b"".join([value for _, value in headers])
     _check_head(names, values, rules.limits)
+    if len(values) > MAX_VALUE and any(len(value) > MAX_VALUE for _, value in headers):
+        raise Rejected("upstream_protocol_error", f"a header value of more than {MAX_VALUE} bytes")
     usual, hop = USUAL_RESPONSE, nominated(headers) if b"connection" in names else NOTHING
     if not usual.isdisjoint(hop):
         usual -= hop
@@ -230,7 +302,7 @@ def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
 
 def _check_length(lengths: list[bytes]) -> None:
     """RFC 9112 §6.3: after two lengths, or one that is no number, nobody knows where the next response starts."""
-    if lengths and not (len(lengths) == 1 and lengths[0].isdigit()):
+    if len(lengths) > 1 or not lengths[0].isdigit():
         raise Rejected("upstream_protocol_error", "Content-Length is not one number")
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 import httptools
 import httpx
 
+from preview_proxy.core.policy import Limits
+from preview_proxy.errors import BadRequest
 from preview_proxy.transports.response import NEVER, PooledResponse
 from preview_proxy.transports.upgraded import Upgraded
 
@@ -57,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._content = 0  # bytes of content in the packet at hand
         self._paused = False
         self._uploading: asyncio.Task[None] | None = None
+        self._awaits_body = False
         self._writable: asyncio.Future[None] | None = None
         self.received_nothing = True
         self.upgraded: Upgraded | None = None
@@ -73,9 +76,9 @@ class Connection(asyncio.Protocol):
         self.requests += 1
         self._transport.write(head)
 
-    def upload(self, body: AsyncIterable[bytes], *, chunked: bool, write_timeout: float) -> None:
+    def upload(self, body: AsyncIterable[bytes], *, chunked: bool, limits: Limits) -> None:
         """Send a request's body while the response may already come."""
-        self._uploading = self.loop.create_task(self._upload(body, chunked, write_timeout))
+        self._uploading = self.loop.create_task(self._upload(body, chunked, limits))
 
     def arm(self, timeout: float) -> None:
         """Fail the exchange unless something happens within `timeout` seconds, give or take a sweep."""
@@ -83,6 +86,8 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        if self._awaits_body and self.write_deadline < self.deadline:
+            return self.break_off(BadRequest("body_timeout", detail="the visitor's body fell silent"))
         self.break_off(httpx.ReadTimeout("the upstream was silent for too long"))
 
     def break_off(self, failure: Exception) -> None:
@@ -301,17 +306,19 @@ class Connection(asyncio.Protocol):
 
     # The other direction
 
-    async def _upload(self, body: AsyncIterable[bytes], chunked: bool, write_timeout: float) -> None:
+    async def _upload(self, body: AsyncIterable[bytes], chunked: bool, limits: Limits) -> None:
         transport = self._transport
         try:
+            self._await_body(limits.idle_timeout)
             async for chunk in body:
-                if not chunk:  # which would be the end of a chunked body
-                    continue
-                if chunked:
+                self._awaits_body, self.write_deadline = False, NEVER
+                if chunked and chunk:  # an empty one would be the end
                     transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
                 else:
                     transport.write(chunk)
-                await self._drain(write_timeout)
+                await self._drain(limits.write_timeout)
+                self._await_body(limits.idle_timeout)
+            self._awaits_body, self.write_deadline = False, NEVER
             if chunked:
                 transport.write(b"0\r\n\r\n")
         except Exception as failure:  # the visitor left, or sent too much: upstream must not take it for the whole
@@ -319,6 +326,10 @@ class Connection(asyncio.Protocol):
         self._uploading = None
         if self._exchange is not None and not self._exchange.status_code:
             self.arm(self._exchange.head_timeout)
+
+    def _await_body(self, timeout: float) -> None:
+        """The next bytes are the visitor's to send, within `timeout` seconds."""
+        self._awaits_body, self.write_deadline = True, self.loop.time() + timeout
 
     async def _drain(self, timeout: float) -> None:  # noqa: ASYNC109 - a deadline of the sweep
         if self._writable is not None and not self._writable.done():

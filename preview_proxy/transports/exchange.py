@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from typing import Literal, Protocol
 
@@ -9,6 +10,7 @@ import anyio
 import httpx
 from starlette.types import Receive
 
+from preview_proxy.core.cookies import ReservedCookies
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.core.plan import Route
 from preview_proxy.errors import (
@@ -24,7 +26,10 @@ from preview_proxy.errors import (
 )
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
+logger = logging.getLogger("preview_proxy")
+
 EXPLANATION_BYTES = 4096
+_PROVIDERS_COOKIES = ReservedCookies.of(())
 
 
 class ClientGone(OSError):
@@ -135,6 +140,16 @@ async def explanation(response: UpstreamResponse, edge: Explains) -> PreviewProx
     while len(body) <= EXPLANATION_BYTES and (chunk := await response.read_chunk()) is not None:
         body += chunk
     error = edge.explain(response.status_code, headers, body)
-    if error is None and body:
+    if error is not None:
+        _note_cookies(headers)
+    elif body:
         response.unread = body
     return error
+
+
+def _note_cookies(headers: RawHeaders) -> None:
+    """Edges publish no names of their cookies, and one that is not reserved would reach the sandbox."""
+    for name, value in headers:
+        cookie = value.partition(b"=")[0].strip(b" \t")
+        if name == b"set-cookie" and cookie not in _PROVIDERS_COOKIES:
+            logger.info("an edge's own answer sets the cookie %.64r: add it to Policy.private_cookies", cookie)

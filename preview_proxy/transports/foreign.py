@@ -13,6 +13,7 @@ import anyio
 import httpx
 
 from preview_proxy.core.policy import Limits
+from preview_proxy.errors import BadRequest
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 CLOSE_TIMEOUT = 1.0
@@ -27,7 +28,7 @@ class ForeignTransport:
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """The response, its head there. Raises what `inner` raises, and `httpx.ReadTimeout` for a head that is late."""
-        body = _Body(request.body if request.outbound.has_body else None)
+        body = _Body(request.body if request.outbound.has_body else None, self._limits.idle_timeout)
         response = await _within(
             self._inner.handle_async_request(_plain(request, body, self._limits)), body, self._limits.head_timeout
         )
@@ -63,19 +64,25 @@ def _plain(request: UpstreamRequest, body: httpx.AsyncByteStream, limits: Limits
 
 
 class _Body(httpx.AsyncByteStream):
-    """The request's body; `over` is set once all of it was handed on."""
+    """The request's body, whose visitor may be silent for `idle_timeout`; `over` is set once all was handed on."""
 
-    def __init__(self, inner: httpx.AsyncByteStream | None) -> None:
+    def __init__(self, inner: httpx.AsyncByteStream | None, idle_timeout: float) -> None:
         self._inner = inner
+        self._idle_timeout = idle_timeout
         self.over = anyio.Event()
         if inner is None:
             self.over.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._inner is not None:
-            async for chunk in self._inner:
-                yield chunk
+        parts = aiter(self._inner) if self._inner is not None else None
+        while parts is not None and (chunk := await self._next(parts)) is not None:
+            yield chunk
         self.over.set()
+
+    async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
+        with anyio.move_on_after(self._idle_timeout):
+            return await anext(parts, None)
+        raise BadRequest("body_timeout", detail="the visitor's body fell silent")
 
 
 async def _within(sending: object, body: _Body, timeout: float) -> httpx.Response | None:  # noqa: ASYNC109

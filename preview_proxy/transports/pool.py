@@ -19,6 +19,7 @@ from preview_proxy.core.certificates import certificate_matches
 from preview_proxy.core.models import Origin
 from preview_proxy.core.policy import Limits
 from preview_proxy.transports.connection import Connection
+from preview_proxy.transports.dial import dial
 from preview_proxy.transports.request import UpstreamRequest
 from preview_proxy.transports.response import PooledResponse
 
@@ -28,6 +29,13 @@ SWEEP = 0.25
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 Key = bytes
+
+
+def verifying_context() -> ssl.SSLContext:
+    """A context that verifies certificates. Python's own also writes session keys where ``SSLKEYLOGFILE`` says."""
+    context = ssl.create_default_context()
+    context.keylog_filename = None  # type: ignore[assignment]
+    return context
 
 
 @dataclass(slots=True)
@@ -42,13 +50,18 @@ class _Line:
 class UpstreamPool(httpx.AsyncBaseTransport):
     """Connections to upstreams, at most `limits.connections` for each origin and credential.
 
-    `new_context` makes a TLS context that verifies certificates, of your own authority perhaps. On another
-    event loop it starts anew.
+    `new_context` makes a TLS context that verifies certificates, of your own authority perhaps. With `private`, names
+    may resolve to addresses that are not on the public internet. On another event loop it starts anew.
     """
 
     def __init__(
-        self, limits: Limits | None = None, *, new_context: Callable[[], ssl.SSLContext] = ssl.create_default_context
+        self,
+        limits: Limits | None = None,
+        *,
+        new_context: Callable[[], ssl.SSLContext] = verifying_context,
+        private: bool = False,
     ) -> None:
+        self._private = private
         self._limits = limits or Limits()
         self._new_context = new_context
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -113,7 +126,7 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             raise
         if request.outbound.has_body:
             chunked = request.outbound.content_length is None
-            connection.upload(request.body, chunked=chunked, write_timeout=self._limits.write_timeout)
+            connection.upload(request.body, chunked=chunked, limits=self._limits)
         else:
             connection.arm(self._limits.head_timeout)
         return response
@@ -230,15 +243,8 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     async def _dial(self, loop: asyncio.AbstractEventLoop, connection: Connection, origin: Origin) -> None:
         secure = origin.scheme == "https"
-        # RFC 6761 §6.3: "localhost" names are this computer, whatever a resolver would say
-        host = "127.0.0.1" if origin.is_loopback else origin.host
-        transport, _ = await loop.create_connection(
-            lambda: connection,
-            host,
-            origin.port,
-            ssl=self._context(origin.host) if secure else None,
-            server_hostname=origin.host if secure else None,
-        )
+        tls = self._context(origin.host) if secure else None
+        transport = await dial(loop, connection, origin, tls, private=self._private)
         if secure and "_" in origin.host and not certificate_matches(origin.host, transport.get_extra_info("peercert")):
             transport.abort()
             raise ssl.CertificateError("the certificate is for another host")

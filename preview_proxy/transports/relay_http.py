@@ -141,7 +141,9 @@ class _Relay:
 
     async def _answer(self, response: UpstreamResponse, route: Route) -> None:
         headers = tuple(response.raw_headers)
-        reply = plan_response(self.inbound.method, response.status_code, headers, route, self.rules)
+        status = response.status_code
+        navigates = status == 401 and self.inbound.values(b"sec-fetch-mode") == [b"navigate"]
+        reply = plan_response(self.inbound.method, status, headers, route, self.rules, navigates=navigates)
         for hint in self.hints:
             await hint
         self.started = True

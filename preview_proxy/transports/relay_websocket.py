@@ -21,6 +21,8 @@ from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
 
 MAX_REFUSAL = 64 * 1024  # bytes
+GONE = (OSError, RuntimeError)
+"""What `send` raises after a disconnect (OSError, by the ASGI spec) or after a close."""
 GRACE = 1.0
 """Seconds in which upstream may still say why it closed, after a write to it failed."""
 
@@ -134,7 +136,8 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return
         down.task.cancel()  # first of all: nothing passes any more
-        code, reason = _closing(cancelled.args[0] if cancelled.args else None)
+        # a server cancels without a word: it stops
+        code, reason = _closing(cancelled.args[0] if cancelled.args else "drained")
         upstream.close(code, "")
         with suppress(TimeoutError):  # of a visitor who does not read
             async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -169,15 +172,14 @@ class _Down:
         self.task = asyncio.get_running_loop().create_task(self._pump())
 
     async def _pump(self) -> None:
-        while not isinstance(message := await self._upstream.receive(), Closed):
-            if self._main.cancelling():
-                return  # it has been decided that nothing passes any more
-            if isinstance(message, str):
-                sent = await _send(self._send, {"type": "websocket.send", "text": message})
-            else:
-                sent = await _send(self._send, {"type": "websocket.send", "bytes": message})
-            if not sent:
-                return  # the other direction is told how the visitor closed
+        try:
+            while not isinstance(message := await self._upstream.receive(), Closed):
+                if self._main.cancelling():
+                    return  # it has been decided that nothing passes any more
+                key = "text" if isinstance(message, str) else "bytes"
+                await self._send({"type": "websocket.send", key: message})
+        except GONE:
+            return  # the other direction is told how the visitor closed
         self.closing = outgoing_close(message.code, message.reason)
         self._stopped = True
         self._main.cancel()
@@ -211,9 +213,9 @@ def _size(content: str | bytes) -> int:
 
 
 async def _send(send: Send, message: Message) -> bool:
-    """Whether the visitor was still there: `send` raises OSError after a disconnect, or RuntimeError after a close."""
+    """Whether the visitor was still there."""
     try:
         await send(message)
-    except (OSError, RuntimeError):
+    except GONE:
         return False
     return True

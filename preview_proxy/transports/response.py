@@ -43,8 +43,8 @@ class PooledResponse(UpstreamResponse):
         return self._connection is None and self.failure is None and self.status_code != 101
 
     async def read_chunk(self) -> bytes | None:
-        if not self._chunks:
-            await self._wait(self.idle_timeout)
+        if not self._chunks and self._connection is not None:
+            await self._wait(self._connection)
         if self._chunks:
             chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             self._chunks.clear()
@@ -58,23 +58,21 @@ class PooledResponse(UpstreamResponse):
 
     async def wait_head(self) -> None:
         """Until the head is there. Raises what prevented it."""
-        if not self.status_code:
-            await self._wait(None)
+        if not self.status_code and self._connection is not None:
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
         if not self.status_code and self.failure is not None:
             raise self.failure
 
-    async def _wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a deadline of the sweep
-        connection = self._connection
-        if connection is None:  # it is whole, or it failed
-            return
+    async def _wait(self, connection: Source) -> None:
+        """Until there is more, within `idle_timeout`."""
         self._waiter = connection.loop.create_future()
-        if timeout is not None:
-            connection.arm(timeout)
+        if self.idle_timeout is not None:
+            connection.arm(self.idle_timeout)
         try:
             await self._waiter
         finally:
-            self._waiter = None
-            if timeout is not None:
+            if self._connection is not None:  # else the deadline is that of its closing
                 connection.deadline = NEVER
 
     def wake(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from preview_proxy.core.frames import (
     header,
 )
 from preview_proxy.core.policy import Limits
-from preview_proxy.transports.masking import apply_mask
+from preview_proxy.transports.masking import apply_mask, new_key
 
 READ_SIZE = 64 * 1024
 CLOSE_TIMEOUT = 1.0
@@ -32,6 +31,10 @@ MAX_QUEUED = 16
 MAX_QUEUED_BYTES = 1024 * 1024
 # What may wait for an upstream that does not read: enough for one that is slow, too few for a flood of pings.
 MAX_PONGS = 128
+# Seconds without a byte from upstream before it is pinged, and again before it is given up.
+SILENCE = 20.0
+# Pings and pongs of upstream in a second: they cost us work and the visitor sees none of them.
+MAX_CONTROLS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,25 @@ class WebSocketStream:
         self._waiter: asyncio.Future[None] | None = None
         self._close_sent = False
         self._closed: Closed | None = None
+        self._loop = asyncio.get_running_loop()
+        self._heard, self._pinged = True, False
+        self._listening = self._loop.call_later(SILENCE, self._listen)
+        self._controls, self._second = 0, 0.0
         stream.attach(self._received, self._ended)
 
+    def _listen(self) -> None:
+        """Ping an upstream that was silent for long; one that stays silent is gone (RFC 6455 §5.5.2)."""
+        if self._heard or self._paused:
+            self._heard = self._pinged = False
+        elif self._pinged:
+            return self.abort()
+        else:
+            self._write(PING, b"")
+            self._pinged = True
+        self._listening = self._loop.call_later(SILENCE, self._listen)
+
     def _received(self, data: bytes) -> None:
+        self._heard = True
         for event in self._reader.feed(data):
             if isinstance(event, Message):
                 self._message(event)
@@ -87,13 +106,24 @@ class WebSocketStream:
 
     def _message(self, message: Message) -> None:
         opcode, payload = message
-        if opcode == PING:
+        if opcode >= PING and self._is_flooded():
+            self.close(1008, "")
+            self._finish(Closed(1008))
+        elif opcode == PING:
             self._pongs = self._pongs + 1 if self._stream.is_blocked else 0
             if self._pongs <= MAX_PONGS:
                 self._write(PONG, payload)
         elif opcode != PONG:
             self._queued += len(payload)
             self._put(payload.decode() if opcode == TEXT else payload)
+
+    def _is_flooded(self) -> bool:
+        """Count a control frame; whether they are too many."""
+        now = self._loop.time()
+        if now - self._second >= 1:
+            self._controls, self._second = 0, now
+        self._controls += 1
+        return self._controls > MAX_CONTROLS
 
     def _put(self, item: bytes | str | Closed) -> None:
         self._queue.append(item)
@@ -102,6 +132,7 @@ class WebSocketStream:
 
     def _finish(self, closed: Closed) -> None:
         if self._closed is None:
+            self._listening.cancel()
             self._closed = closed
             self._put(closed)
 
@@ -147,11 +178,12 @@ class WebSocketStream:
     def _write(self, opcode: int, payload: bytes) -> bool:
         if self._close_sent:
             return False
-        mask = os.urandom(4)
+        mask = new_key()
         return self._stream.write(header(opcode, len(payload), mask) + apply_mask(payload, mask))
 
     def abort(self) -> None:
         """Drop the connection."""
+        self._finish(Closed(1006))
         self._stream.abort()
 
     async def aclose(self) -> None:
@@ -161,7 +193,7 @@ class WebSocketStream:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await self._stream.drain()
         finally:
-            self._stream.abort()
+            self.abort()
 
     async def wait_closed(self) -> None:
         """Read on until the peer has closed, for a second at most: unread bytes would turn our close into a reset."""

@@ -43,6 +43,8 @@ SOCKET = """() => new Promise((heard) => {
   socket.onerror = () => heard("refused");
 })"""
 ATTEMPT = "(code) => { try { eval(code); return 'done'; } catch (error) { return error.name; } }"
+PASSKEY = """() => navigator.credentials.get({publicKey: {challenge: new Uint8Array(16), allowCredentials: []}})
+  .then(() => "asked", (error) => error.name)"""
 UNREADABLE = "Failed to fetch"
 
 
@@ -165,3 +167,11 @@ async def test_the_machines_own_cookies_work_in_the_frame_and_cannot_replace_the
 
     seen = [(received.path, received.values(b"cookie")) for received in dev.received]
     assert seen == [("/", []), ("/login", []), ("/echo", [b"sid=1"]), ("/ws", [b"sid=1"]), ("/", []), ("/echo", [])]
+
+
+async def test_r11_what_a_preview_seldom_needs_is_denied_without_a_word_in_the_console(stage: Stage) -> None:
+    _, frame = await stage.embed()
+    assert stage.watch.complaints == []
+    # of those that we deny, the one that a frame on another site has unless it is denied
+    assert await frame.evaluate("document.featurePolicy.allowsFeature('storage-access')") is False
+    assert await frame.evaluate(PASSKEY) == "NotAllowedError"

@@ -300,6 +300,15 @@ def test_r07_no_set_cookie_names_a_domain_or_a_reserved_cookie(value: bytes, emb
     assert rewrite(rewritten, embedded=embedded, secure=secure) == rewritten
 
 
+@pytest.mark.parametrize(
+    "name", [b"__ns_preview", b"__NS-x", b"nullspace_session", b"Nullspace-Go", b"bl_preview_token"]
+)
+def test_r09_a_cookie_of_the_provider_s_edge_passes_in_neither_direction(name: bytes) -> None:
+    none = ReservedCookies.of([])
+    assert filter_cookies([b"a=1; " + name + b"=x; b=2"], none) == b"a=1; b=2"
+    assert rewrite_set_cookie(name + b"=x; Path=/", none, embedded=True, secure=True) is None
+
+
 def test_e04_the_gate_cookie_has_a_name_that_no_script_can_plant() -> None:
     assert GATE_COOKIE == "__Host-Http-pp"
     assert not DEVELOPMENT_GATE_COOKIE.startswith("__")

@@ -28,6 +28,7 @@ x-daytona-skip-preview-warning e2b-traffic-access-token x-goog-iap-jwt-assertion
 x-goog-authenticated-user-email x-ms-client-principal x-ms-client-principal-id x-auth-request-user
 x-auth-request-access-token x-pomerium-claim-email x-pomerium-jwt-assertion x-client-cert x-client-cert-dn
 ssl-client-verify ssl-client-s-dn remote-user tailscale-user-login x-preview-proxy-error x-client-ip
+x-preview-user x.preview.user
 """
 
 
@@ -51,6 +52,32 @@ def test_h03_what_is_written_anew_is_not_copied(name: str) -> None:
 )
 def test_h02_what_a_browser_sends_to_an_app_passes(name: bytes) -> None:
     assert PASSES(name)
+
+
+# H-02, name by name
+ALLOWED = """
+accept accept-language accept-encoding content-type range if-none-match if-modified-since if-range if-match user-agent
+cache-control pragma origin sec-fetch-dest sec-fetch-mode sec-ch-ua sec-ch-ua-platform priority last-event-id dnt
+sec-gpc rsc next-action next-router-state-tree x-requested-with x-csrf-token
+"""
+
+
+@pytest.mark.parametrize("name", ALLOWED.split())
+def test_h02_an_allow_list_lets_pass_what_a_browser_sends(name: str) -> None:
+    assert request_filter([], allowed=[])(name.encode())
+
+
+@given(st.from_regex(r"[a-z-]{1,20}", fullmatch=True))
+def test_h02_an_allow_list_lets_nothing_else_pass(name: str) -> None:
+    passes = request_filter([], allowed=["X-Mine"])
+    assert passes(b"x-mine")
+    listed = name in (*ALLOWED.split(), "x-mine") or name.startswith(("if-", "sec-fetch-", "sec-ch-ua", "next-"))
+    assert passes(name.encode()) is listed
+
+
+@pytest.mark.parametrize("name", ["x-forwarded-for", "cookie", "x-nullspace-anything", "connection", "x-mine", "if_a"])
+def test_h03_an_allow_list_lets_no_reserved_or_private_name_pass(name: str) -> None:
+    assert not request_filter(["x-mine"], allowed=[name])(name.encode())
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_an_origin_is_scheme_host_and_port(text: str, origin: Origin) -> None:
     + ["https://acme.com, https://b.com", "https://é.com", "https://\u212aube.com", "https://acme\uff0ecom"]
     + ["https://\ud800.com"],
 )
-def test_a02_more_or_less_than_an_origin_is_refused(text: str) -> None:
+def test_more_or_less_than_an_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an origin such as"):
         Origin.parse(text)
 
@@ -135,9 +135,22 @@ def test_h14_an_endpoint_does_not_show_its_credentials_and_recognises_them() -> 
     assert not Endpoint(endpoint.origin).leaks(CANARY.encode())
 
 
+@pytest.mark.parametrize("host", ["up.dev", "10.0.0.1", "127.0.0.1.nip.io"])
+def test_h16_no_endpoint_is_plain_http_on_another_computer(host: str) -> None:
+    with pytest.raises(ValueError, match="must be https"):
+        Endpoint(Origin("http", host, 80))
+    assert Endpoint(Origin("https", host, 443))
+
+
+@pytest.mark.parametrize("names", [(b"x-token", b"x-token"), (b"x-token", b"X-Token")])
+def test_h13_a_credential_header_is_there_once(names: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match="given twice"):
+        Endpoint(Origin("https", "up.dev", 443), credentials=tuple((name, Secret(CANARY)) for name in names))
+
+
 def test_p17_endpoints_with_other_credentials_have_another_scope() -> None:
     origin = Origin("https", "up.dev", 443)
-    held = [(), (CANARY,), (CANARY + "x",), (CANARY, CANARY), (CANARY + "y",)]
+    held = [(), (CANARY,), (CANARY + "x",), (CANARY + "y",)]
     scopes = {
         Endpoint(origin, credentials=tuple((b"x-token", Secret(value)) for value in values)).scope for values in held
     }

@@ -13,12 +13,14 @@ from preview_proxy.core.plan import (
     Route,
     Rules,
     compile_rules,
+    plan_accept,
     plan_handshake,
     plan_request,
 )
 from preview_proxy.core.policy import Limits, Policy
 from preview_proxy.core.secret import Secret
 from preview_proxy.core.snapshot import raw_headers, snapshot
+from preview_proxy.core.websocket import accept_value
 
 CANARY = "canary-0123456789"
 PUBLIC = Origin("https", "3000-m1.previews.dev", 443)
@@ -30,6 +32,7 @@ EMBEDDER = "https://app.acme.com"
 
 
 def rules(*embedders: str, **policy: Any) -> Rules:
+    policy.setdefault("added_headers", {})  # tests of what passes look at nothing else
     return compile_rules(Policy(**policy), cookies=["session"], headers=["authorization"], embedders=embedders)
 
 
@@ -127,6 +130,37 @@ def test_h09_the_forwarded_fields_are_ours_alone(client: str | None) -> None:
     spoofed += [(b"forwarded", b"for=evil"), (b"x-real-ip", b"evil"), (b"via", b"evil"), (b"x_forwarded_for", b"evil")]
     assert request(*spoofed).headers == sent()
     assert request(*spoofed, client=client).headers == sent()[:-1]
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [("ada", b"ada"), ("ada@acme.com", b"ada@acme.com"), ("Grüße 100%", b"Gr%C3%BC%C3%9Fe 100%25")],
+)
+def test_a11_upstream_is_told_the_user_only_where_it_is_asked_for(subject: str, told: bytes) -> None:
+    spoofed = visit((b"x-preview-user", b"root"), (b"X-Preview-User", b"root"), (b"x.preview.user", b"root"))
+    assert plan_request(spoofed, ROUTE, RULES).headers == sent()
+    asked = plan_request(spoofed, ROUTE._replace(user=subject), RULES)
+    assert asked.headers == (*sent(), (b"x-preview-user", told))
+
+
+def test_h02_an_allow_list_holds_for_both_kinds() -> None:
+    strict = rules(request_headers="allow-list", allowed_headers=("X-Mine",))
+    headers = (b"accept", b"*/*"), (b"x-own", b"1"), (b"x-mine", b"1"), (b"cookie", b"a=1"), (b"authorization", b"x")
+    passed = sent((b"accept", b"*/*"), (b"x-mine", b"1"), (b"cookie", b"a=1"))
+    assert plan_request(visit(*headers), ROUTE, strict).headers == passed
+    handshake = plan_handshake(visit(*headers, kind="websocket"), ROUTE, strict, KEY).headers
+    assert handshake[: len(passed)] == passed
+
+
+def test_w03_an_offer_that_the_session_is_read_from_goes_no_further() -> None:
+    inbound = visit(kind="websocket", subprotocols=("vite-hmr", "bearer.canary"))
+    private = rules(private_headers=("Sec-WebSocket-Protocol",))
+    names = [name for name, _ in plan_handshake(inbound, ROUTE, private, KEY).headers]
+    assert b"sec-websocket-protocol" not in names
+    accepted = (b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-accept", accept_value(KEY))
+    assert plan_accept(accepted, KEY, inbound, ROUTE, private).subprotocol is None
+    with pytest.raises(Rejected):
+        plan_accept((*accepted, (b"sec-websocket-protocol", b"vite-hmr")), KEY, inbound, ROUTE, private)
 
 
 def test_h10_scheme_and_host_come_from_the_mapping() -> None:
@@ -289,6 +323,24 @@ def test_h05_no_request_emits_what_must_not_cross(
         assert name not in named(inbound.headers)
     assert theirs.count(b"cookie") <= 1
     assert theirs.count(b"referer") <= 1
+
+
+@given(fields, st.binary(max_size=20), st.binary(max_size=20), st.booleans())
+@example([(b"Host", b"evil.example"), (b"X-Forwarded-Host", b"evil.example")], b"/evil.example/", b"@evil", False)
+@example([], b"/\\evil.example", b"//evil.example", True)
+def test_p08_whatever_the_visitor_sends_only_the_mapping_says_where_it_goes(
+    headers: list[tuple[bytes, bytes]], path: bytes, query: bytes, below: bool
+) -> None:
+    endpoint = replace(ENDPOINT, base_path=b"/base") if below else ENDPOINT
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/" + path, "query_string": query}
+    try:
+        inbound = snapshot({**scope, "headers": headers}, raw_headers({"headers": headers}), "any.example", Limits())
+        outbound = plan_request(inbound, ROUTE._replace(endpoint=endpoint), RULES)
+    except Rejected:
+        return
+    assert outbound.endpoint is endpoint
+    assert outbound.target.startswith(endpoint.base_path + b"/")
+    assert [value for name, value in outbound.headers if name == b"host"] == [ENDPOINT.origin.field]
 
 
 @given(fields, st.lists(st.text(max_size=6), max_size=3))

@@ -38,5 +38,30 @@ def test_e13_embedders_are_origins() -> None:
             Policy(embedders=(embedder,))
 
 
+@pytest.mark.parametrize("name", ["x-forwarded-for", "cookie", "x_mine", "", "a b", "x-oc-token", "caf\xe9", "\u0130"])
+def test_h02_a_name_that_must_not_pass_cannot_be_listed(name: str) -> None:
+    assert Policy(request_headers="allow-list", allowed_headers=("X-Mine", "authorization"))
+    with pytest.raises(ValueError, match="allowed_headers cannot"):
+        Policy(request_headers="allow-list", allowed_headers=(name,))
+
+
+def test_h02_a_list_is_for_the_allow_list_alone() -> None:
+    with pytest.raises(ValueError, match="every name passes"):
+        Policy(allowed_headers=("x-mine",))
+    with pytest.raises(ValueError, match="must be 'pass' or 'allow-list'"):
+        Policy(request_headers="strict")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("content-length", "1"), ("Set-Cookie", "a=1"), ("x-frame-options", "DENY"), ("connection", "x"), ("a b", "1")]
+    + [("content-security-policy", "sandbox"), ("", "1"), ("x-a", "1\r\nx-b: 2"), ("x-a", "caf\xe9")],
+)
+def test_r11_a_field_that_is_decided_elsewhere_cannot_be_added(name: str, value: str) -> None:
+    assert Policy(added_headers={"X-Own": "1"})
+    with pytest.raises(ValueError, match="added_headers cannot"):
+        Policy(added_headers={name: value})
+
+
 def test_a_policy_can_be_left_out() -> None:
     assert Policy() == Policy(private_headers=(), private_cookies=(), embedders=(), limits=Limits())

@@ -30,7 +30,7 @@ def test_a_url_becomes_origin_base_path_and_marker(url: str, origin: str, base_p
     assert endpoint == Endpoint(Origin.parse(origin), base_path, marker)
 
 
-def test_credentials_are_bound_to_the_endpoint() -> None:
+def test_h15_credentials_are_bound_to_the_endpoint() -> None:
     endpoint = endpoint_from_url("https://a.nullspace.dev", [(b"x-token", Secret(CANARY))])
     assert endpoint.credentials == ((b"x-token", Secret(CANARY)),)
 
@@ -74,7 +74,7 @@ def test_credentials_are_bound_to_the_endpoint() -> None:
         "https://a.nullspace.dev/?a b",
     ],
 )
-def test_what_is_not_a_plain_absolute_url_is_refused(url: str) -> None:
+def test_p09_what_is_not_a_plain_absolute_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"^the URL must"):
         endpoint_from_url(url, domains=DOMAINS)
 
@@ -83,30 +83,30 @@ def test_what_is_not_a_plain_absolute_url_is_refused(url: str) -> None:
     "host",
     ["nullspace.dev.evil.example", "evilnullspace.dev", "nullspace.example", "dev", "127.0.0.1", "0x7f.1", "localhost"],
 )
-def test_only_hosts_under_the_domains_are_taken(host: str) -> None:
+def test_p09_only_hosts_under_the_domains_are_taken(host: str) -> None:
     with pytest.raises(ValueError, match="must"):
         endpoint_from_url(f"https://{host}/", domains=DOMAINS)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.5", "0x7f.1", "0177.0.0.1", "2130706433", "a.0x"])
-def test_an_ip_address_in_any_spelling_is_refused(host: str) -> None:
+def test_p09_an_ip_address_in_any_spelling_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match="DNS name"):
         endpoint_from_url(f"https://{host}/")
 
 
-def test_an_operator_may_choose_the_port_and_an_answer_may_not() -> None:
+def test_p09_an_operator_may_choose_the_port_and_an_answer_may_not() -> None:
     assert endpoint_from_url("https://a.nullspace.dev:8443").origin.port == 8443
     with pytest.raises(ValueError, match="port 443"):
         endpoint_from_url("https://a.nullspace.dev:8443", domains=DOMAINS)
 
 
 @pytest.mark.parametrize("url", ["http://a.nullspace.dev", "ws://a.nullspace.dev", "http://localhost:3000"])
-def test_plain_http_is_refused(url: str) -> None:
+def test_h16_plain_http_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="https"):
         endpoint_from_url(url)
 
 
-def test_plain_http_to_another_computer_is_refused_in_development_too() -> None:
+def test_h16_plain_http_to_another_computer_is_refused_in_development_too() -> None:
     with pytest.raises(ValueError, match="https"):
         endpoint_from_url("http://a.nullspace.dev", allow_insecure_loopback=True)
 
@@ -118,7 +118,7 @@ def test_loopback_may_be_plain_http_at_any_port_in_development(scheme: str, host
     assert endpoint.origin == Origin("http", host, 5173)
 
 
-def test_loopback_has_to_be_under_the_domains_too() -> None:
+def test_p09_loopback_has_to_be_under_the_domains_too() -> None:
     with pytest.raises(ValueError, match=r"under one of: nullspace\.localhost"):
         endpoint_from_url("http://localhost:80/", domains=("nullspace.localhost",), allow_insecure_loopback=True)
 
@@ -133,14 +133,14 @@ def test_loopback_has_to_be_under_the_domains_too() -> None:
         f"x={CANARY}",
     ],
 )
-def test_a_query_that_carries_a_credential_is_refused_and_not_told(query: str) -> None:
+def test_h14_a_query_that_carries_a_credential_is_refused_and_not_told(query: str) -> None:
     with pytest.raises(ValueError, match="must not carry a credential") as caught:
         endpoint_from_url(f"https://a.nullspace.dev/?{query}", [(b"x-token", Secret(CANARY))], domains=DOMAINS)
     assert CANARY not in str(caught.value)
 
 
 @given(st.text(alphabet="htps:/wev.@#?%\\[]0123456789nulspacd-_ \n", max_size=60))
-def test_whatever_is_taken_points_under_the_domains_at_443(rest: str) -> None:
+def test_p09_whatever_is_taken_points_under_the_domains_at_443(rest: str) -> None:
     try:
         endpoint = endpoint_from_url("https://" + rest, domains=DOMAINS)
     except ValueError:

@@ -136,7 +136,7 @@ async def test_the_environment_may_name_the_api(name: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("port", [22, 5900, 5950, 5999])
-async def test_a_port_of_the_platform_is_refused_without_asking(port: int) -> None:
+async def test_p19_a_port_of_the_platform_is_refused_without_asking(port: int) -> None:
     api = Api()
     with pytest.raises(PortNotAllowed):
         await provider(api).resolve(Preview("mch_a1b2c3d4", port))
@@ -144,7 +144,7 @@ async def test_a_port_of_the_platform_is_refused_without_asking(port: int) -> No
 
 
 @pytest.mark.parametrize("port", [21, 23, 80, 443, 5899, 6000])
-async def test_the_ports_beside_them_are_not(port: int) -> None:
+async def test_p19_the_ports_beside_them_are_not(port: int) -> None:
     api = Api(httpx.Response(200, json=answer(port=port)))
     await provider(api).resolve(Preview("mch_a1b2c3d4", port))
     assert len(api.requests) == 1
@@ -153,7 +153,7 @@ async def test_the_ports_beside_them_are_not(port: int) -> None:
 # --- what comes back ---
 
 
-async def test_each_transport_gets_its_own_token() -> None:
+async def test_h12_each_transport_gets_its_own_token() -> None:
     target = await mint(httpx.Response(200, json=answer()))
     origin, marker = Origin("https", EDGE, 443), MARKER.encode()
     assert target == Target(
@@ -266,7 +266,7 @@ async def test_an_answer_that_is_encoded_unasked_is_refused() -> None:
     assert type(await failure(reply)) is ProviderError
 
 
-async def test_a_redirect_is_not_followed() -> None:
+async def test_r06_a_redirect_is_not_followed() -> None:
     api = Api(httpx.Response(307, headers={"location": "https://evil.example/"}))
     with pytest.raises(ProviderError):
         await provider(api).resolve(PREVIEW)
@@ -412,7 +412,7 @@ def test_without_a_base_url_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
         Nullspace(API_KEY)
 
 
-def test_nothing_that_prints_it_shows_a_secret() -> None:
+def test_h19_nothing_that_prints_it_shows_a_secret() -> None:
     nullspace = provider(Api(), traffic_tokens={"mch_1": TRAFFIC_TOKEN})
     assert repr(nullspace) == "Nullspace('https://api.nullspace.dev')"
     shown = repr(vars(nullspace)) + repr(vars(nullspace._mint))
@@ -509,7 +509,7 @@ async def test_a_wrong_key_is_refused(nullspace: NullspaceEmulator) -> None:
     await provider.aclose()
 
 
-async def test_an_edge_outside_the_domains_is_refused(nullspace: NullspaceEmulator) -> None:
+async def test_p09_an_edge_outside_the_domains_is_refused(nullspace: NullspaceEmulator) -> None:
     provider = Nullspace(nullspace.api_key, base_url=nullspace.api_url, allow_insecure_loopback=True)
     with pytest.raises(ProviderError, match=r"must be under one of: nullspace\.dev"):
         await provider.resolve(PREVIEW)
@@ -532,7 +532,7 @@ def unused_tcp_port_url() -> Iterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-async def test_no_proxy_variable_of_the_environment_reroutes_the_key(
+async def test_p11_no_proxy_variable_of_the_environment_reroutes_the_key(
     real: Nullspace, unused_tcp_port_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -565,7 +565,7 @@ async def test_an_answer_of_endless_bytes_is_cut_off_and_its_connection_closed()
     await provider.aclose()
 
 
-async def test_no_secret_is_logged_at_any_level(
+async def test_h14_no_secret_is_logged_at_any_level(
     nullspace: NullspaceEmulator, real: Nullspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(1)

@@ -41,12 +41,12 @@ def body(code: object, **more: object) -> bytes:
         (*JSON, (b"content-length", b"0")),
     ],
 )
-def test_a_small_json_answer_with_the_right_status_may_be_the_edges(status: int, headers: RawHeaders) -> None:
+def test_r15_a_small_json_answer_with_the_right_status_may_be_the_edges(status: int, headers: RawHeaders) -> None:
     assert may_be_edge_error(status, headers)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 404, 500, 504])
-def test_another_status_is_the_apps(status: int) -> None:
+def test_r15_another_status_is_the_apps(status: int) -> None:
     assert not may_be_edge_error(status, JSON)
 
 
@@ -64,7 +64,7 @@ def test_another_status_is_the_apps(status: int) -> None:
         (*JSON, (b"content-length", "²".encode("latin-1"))),
     ],
 )
-def test_a_head_unlike_the_edges_is_the_apps(headers: RawHeaders) -> None:
+def test_r15_a_head_unlike_the_edges_is_the_apps(headers: RawHeaders) -> None:
     assert not may_be_edge_error(401, headers)
 
 
@@ -89,7 +89,7 @@ def test_a_head_unlike_the_edges_is_the_apps(headers: RawHeaders) -> None:
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
-def test_each_documented_code_of_the_edge_keeps_its_name(code: str, kind: type, nested: bool) -> None:
+def test_r15_each_documented_code_of_the_edge_keeps_its_name(code: str, kind: type, nested: bool) -> None:
     content = json.dumps({"error": {"code": code}}).encode() if nested else body(code)
     error = edge_error(401, JSON, content)
     assert error is not None and type(error) is kind
@@ -135,7 +135,7 @@ def test_undocumented_refusals_that_the_sdk_knows_are_refusals(code: str) -> Non
         json.dumps({"error": {"message": "x"}, "code": "edge_token_missing"}).encode(),
     ],
 )
-def test_every_other_body_is_the_apps_own(content: bytes) -> None:
+def test_r15_every_other_body_is_the_apps_own(content: bytes) -> None:
     assert edge_error(401, JSON, content) is None
 
 
@@ -154,7 +154,7 @@ def test_every_other_body_is_the_apps_own(content: bytes) -> None:
         ([b"5\r\nX: y"], 5),
     ],
 )
-def test_retry_after_is_1_to_300_seconds_or_5(values: list[bytes], seconds: int) -> None:
+def test_v07_retry_after_is_1_to_300_seconds_or_5(values: list[bytes], seconds: int) -> None:
     headers = tuple((b"retry-after", value) for value in values)
     for code in ("rate_limit_exceeded", "preview_service_not_ready"):
         error = edge_error(503, headers, body(code))

@@ -231,7 +231,7 @@ def code_of(answer: Answer) -> str | None:
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
-async def test_a_malformed_request_gets_one_answer_and_reaches_nobody(
+async def test_p01_p04_p12_p13_p15_p18_p19_p20_a_malformed_request_gets_one_answer_and_reaches_nobody(
     w: World, parser: str, case: Bad, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = case.httptools if parser == "httptools" else case.h11
@@ -374,7 +374,7 @@ TROUBLES = {
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES.keys())
-async def test_what_the_edge_refuses_gets_its_code_and_nothing_else(
+async def test_r15_what_the_edge_refuses_gets_its_code_and_nothing_else(
     kind: str, trouble: Trouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world() as w:

@@ -244,5 +244,5 @@ async def test_the_search_finds_what_it_looks_for(scene: Scene, wire: Wire) -> N
     assert scene.session.encode() in wire.elsewhere(("to", w.port))
 
 
-def test_errors_of_ours_hold_no_cause() -> None:
+def test_h20_errors_of_ours_hold_no_cause() -> None:
     assert PreviewProxyError("internal_error").__cause__ is None

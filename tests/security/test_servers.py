@@ -18,6 +18,9 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
+from wsproto.connection import Connection as Frames
+from wsproto.connection import ConnectionType
+from wsproto.events import TextMessage
 
 from preview_proxy.testing import Request, Response, WebSocket
 from tests.servers import HTTP_SERVERS, WEBSOCKET_SERVERS, hypercorn
@@ -27,6 +30,7 @@ from tests.world import World, world
 pytestmark = pytest.mark.anyio
 
 Fields = list[tuple[bytes, bytes]]
+VERSION = (b"sec-websocket-version", b"13")
 
 
 @pytest.fixture(params=HTTP_SERVERS)
@@ -101,7 +105,7 @@ def gate(w: World) -> tuple[bytes, bytes]:
     return b"cookie", f"pp-development={w.gate}".encode()
 
 
-async def test_a_visitor_who_leaves_a_download_takes_upstream_along(w: World) -> None:
+async def test_r13_a_visitor_who_leaves_a_download_takes_upstream_along(w: World) -> None:
     @w.dev.route("/download")
     async def download(request: Request, response: Response) -> None:
         await response.start(200, [("content-type", "application/zip")])
@@ -117,7 +121,7 @@ async def test_a_visitor_who_leaves_a_download_takes_upstream_along(w: World) ->
         await w.dev.wait_for(lambda dev: dev.open_connections == 0)
 
 
-async def test_a_visitor_who_leaves_an_upload_takes_upstream_along(w: World) -> None:
+async def test_r13_a_visitor_who_leaves_an_upload_takes_upstream_along(w: World) -> None:
     with anyio.fail_after(5):
         async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
             headers = {"Content-Length": "10", "Origin": w.origin}
@@ -205,6 +209,45 @@ async def test_http_2_an_answer_that_breaks_off_is_cut_not_ended(h2: World, fram
 
     answer = await ask(h2, "GET", "/broken", [gate(h2)])
     assert (answer.body, answer.end) == (b"abc", "closed")
+
+
+async def handshake(w: World, *fields: tuple[bytes, bytes]) -> tuple[Fields, list[str | bytes]]:
+    """A WebSocket by Extended CONNECT (RFC 8441): the answer's fields, and what came back for "hello"."""
+    connection = H2Connection(H2Configuration(header_encoding=None))
+    connection.initiate_connection()
+    client = Frames(ConnectionType.CLIENT)
+    answer, echoed, opened = H2Answer(), list[str | bytes](), False
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+            pseudo = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), (b":scheme", b"http"), (b":path", b"/ws")]
+            connection.send_headers(1, [*pseudo, (b":authority", w.host.encode()), VERSION, *fields])
+            while not (echoed or answer.end):
+                await stream.send(connection.data_to_send())
+                taken = len(answer.body)
+                read(connection, await received(stream), answer)
+                client.receive_data(answer.body[taken:])
+                echoed += [event.data for event in client.events() if isinstance(event, TextMessage)]
+                if not opened and answer.headers[:1] == [(b":status", b"200")]:
+                    opened = True
+                    connection.send_data(1, client.send(TextMessage("hello")))
+    return answer.headers, echoed
+
+
+async def test_w14_a_websocket_over_http_2_is_relayed(h2: World) -> None:
+    headers, echoed = await handshake(h2, gate(h2), (b"origin", h2.origin.encode()))
+    assert headers[0] == (b":status", b"200")
+    assert echoed == ["hello"]
+    upstream = h2.dev.received[-1]
+    assert upstream.values(b"sec-websocket-version") == [b"13"]
+    assert len(upstream.values(b"sec-websocket-key")) == 1
+
+
+@pytest.mark.parametrize("origin", [b"http://evil.example", b"null"])
+async def test_w14_it_passes_the_same_checks(h2: World, origin: bytes) -> None:
+    headers, _ = await handshake(h2, gate(h2), (b"origin", origin))
+    assert headers[0] == (b":status", b"403")
+    headers, _ = await handshake(h2, (b"origin", h2.origin.encode()))
+    assert headers[0] == (b":status", b"401")
 
 
 async def test_early_hints_and_trailers_on_a_server_that_offers_them() -> None:

@@ -130,7 +130,7 @@ class Scribe:
         return False
 
 
-async def test_what_cannot_be_the_edges_is_not_read() -> None:
+async def test_r15_what_cannot_be_the_edges_is_not_read() -> None:
     lease, response = Scribe(), Scripted(b"body", status=200)
     assert await explanation(response, lease) is None
     assert (lease.read, response.chunks, response.unread) == ([], [b"body"], b"")
@@ -143,10 +143,20 @@ async def test_an_error_of_the_edge_is_read_whole() -> None:
     assert lease.read == [b"the credential"]
 
 
+async def test_r09_an_unknown_cookie_of_the_edge_is_noted_by_its_name_alone(caplog: pytest.LogCaptureFixture) -> None:
+    response = Scripted(b"the credential")
+    response.raw_headers += [(b"set-cookie", value) for value in (b"edge_go=canary; Path=/", b"__ns_x=1", b"a\nb=1")]
+    with caplog.at_level(logging.INFO, "preview_proxy"):
+        await explanation(response, Scribe())
+        await explanation(Scripted(b"the app's own"), Scribe())
+    assert [record.args for record in caplog.records] == [(b"edge_go",), (b"a\nb",)]
+    assert "canary" not in caplog.text and "\nb" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "chunks", [[], [b""], [b"ab", b"c"], [b"x" * 4096, b"y"], [b"x" * 70_000, b"y"], [b"x"] * 5000]
 )
-async def test_what_was_read_of_the_apps_own_answer_is_still_given(chunks: list[bytes]) -> None:
+async def test_r15_what_was_read_of_the_apps_own_answer_is_still_given(chunks: list[bytes]) -> None:
     lease, response = Scribe(), Scripted(*chunks)
     assert await explanation(response, lease) is None
     (read,) = lease.read

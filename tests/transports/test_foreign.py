@@ -137,8 +137,8 @@ async def test_v01_a_head_that_does_not_come_is_not_waited_for() -> None:
 async def test_v01_an_upload_may_take_longer_than_the_head() -> None:
     class Slow(Parts):
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            for _ in range(4):
-                await anyio.sleep(LIMITS.head_timeout)
+            for _ in range(10):
+                await anyio.sleep(LIMITS.head_timeout / 5)
                 yield b"x"
 
     async def reads(asked: httpx.Request) -> httpx.Response:

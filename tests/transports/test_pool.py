@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import anyio
 import httpx
@@ -18,7 +20,7 @@ from preview_proxy.core.models import Endpoint, Origin, Outbound
 from preview_proxy.core.policy import Limits
 from preview_proxy.core.secret import Secret
 from preview_proxy.testing import DevServer, Request, Response
-from preview_proxy.transports.pool import UpstreamPool
+from preview_proxy.transports.pool import UpstreamPool, verifying_context
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +94,7 @@ async def test_it_is_a_transport_that_httpx_can_use(dev: DevServer) -> None:
         assert dev.received[0].target == b"/body?a=1"
 
 
-async def test_r02_bytes_after_a_body_reach_nobody(dev: DevServer, pool: UpstreamPool) -> None:
+async def test_p17_bytes_after_a_body_reach_nobody(dev: DevServer, pool: UpstreamPool) -> None:
     @dev.route("/smuggles")
     async def smuggles(asked: Request, response: Response) -> None:
         poison = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
@@ -104,7 +106,7 @@ async def test_r02_bytes_after_a_body_reach_nobody(dev: DevServer, pool: Upstrea
     assert len({received.connection for received in dev.received}) == 4
 
 
-async def test_bytes_that_nobody_asked_for_close_an_idle_connection(dev: DevServer, pool: UpstreamPool) -> None:
+async def test_p17_bytes_that_nobody_asked_for_close_an_idle_connection(dev: DevServer, pool: UpstreamPool) -> None:
     @dev.route("/late")
     async def late(asked: Request, response: Response) -> None:
         await response.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -155,6 +157,25 @@ async def test_a_new_connection_is_not_tried_again(dev: DevServer, pool: Upstrea
     assert len(dev.received) == 1
 
 
+async def test_p11_no_variable_of_the_environment_reroutes_or_records_the_credential(
+    dev: DevServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with DevServer() as trap:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{trap.port}")
+            monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{trap.port}")
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login canary password canary")
+        monkeypatch.setenv("NETRC", str(netrc))
+        monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+        pool = UpstreamPool()
+        assert (await fetch(pool, request(dev, token="canary-credential")))[0] == 200
+        assert dev.received[-1].values(b"authorization") == []
+        assert trap.received == []
+        await pool.aclose()
+    assert verifying_context().keylog_filename is None
+
+
 async def test_connections_are_bounded_and_the_wait_for_one_too(dev: DevServer) -> None:
     pool = UpstreamPool(Limits(connections=2, pool_timeout=0.05))
     async with anyio.create_task_group() as group:
@@ -184,6 +205,17 @@ async def test_who_waits_gets_the_next_free_connection(dev: DevServer) -> None:
     assert done == list(range(20))
     assert len(dev.connections if isinstance(dev.connections, list) else [1]) == 1
     await pool.aclose()
+
+
+async def test_v01_an_upstream_that_says_nothing_in_tls_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = Endpoint(Origin("https", "up.localhost", silent.getsockname()[1]))
+        outbound = Outbound("GET", endpoint, b"/", ((b"host", b"x"),), has_body=False, content_length=None)
+        pool = UpstreamPool(Limits(connect_timeout=0.1, connections=1))
+        for _ in range(2):  # the second needs the place of the first
+            with anyio.fail_after(5), pytest.raises(httpx.ConnectTimeout):
+                await pool.handle_async_request(UpstreamRequest(outbound, NO_BODY))
+        await pool.aclose()
 
 
 async def test_a_failed_connect_gives_its_place_back() -> None:
@@ -300,14 +332,14 @@ async def test_informational_responses_are_passed_on_and_trailers_kept(dev: DevS
     assert (response.raw_headers, response.trailers) == ([(b"transfer-encoding", b"chunked")], [(b"x-sum", b"7")])
 
 
-async def test_an_abandoned_response_closes_its_connection(dev: DevServer, pool: UpstreamPool) -> None:
+async def test_p17_an_abandoned_response_closes_its_connection(dev: DevServer, pool: UpstreamPool) -> None:
     response = await pool.handle_async_request(request(dev, "/sse"))
     await response.aclose()
     with anyio.fail_after(5):
         await dev.wait_for(lambda dev: dev.open_connections == 0)
 
 
-async def test_a_slow_reader_holds_upstream_back(dev: DevServer, pool: UpstreamPool) -> None:
+async def test_v03_a_slow_reader_holds_upstream_back(dev: DevServer, pool: UpstreamPool) -> None:
     response = await pool.handle_async_request(request(dev, "/bytes/50000000"))
     assert isinstance(response, UpstreamResponse)
     first = await response.read_chunk()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import anyio
 import httpx
 import pytest
 
 from preview_proxy import Limits, Policy, live
+from preview_proxy.core.policy import ADDED_HEADERS
 from preview_proxy.testing import Request, Response
 from tests.servers import HTTP_SERVERS
-from tests.world import HOST, World, read_answer, world
+from tests.world import HOST, OWNER, World, read_answer, world
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +78,7 @@ async def test_a_body_goes_up_with_any_method(w: World, method: str) -> None:
     assert (received.method, received.values(b"content-length")) == (method.encode(), [b"5"])
 
 
-async def test_a_chunked_upload_stays_chunked(w: World) -> None:
+async def test_p14_a_chunked_upload_stays_chunked(w: World) -> None:
     request = w.request("/body", method="POST", headers={"Transfer-Encoding": "chunked", "Origin": w.origin})
     answer = await w.raw(request + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
     assert answer.body == b"abcde"
@@ -119,7 +124,7 @@ async def test_r12_an_encoded_body_is_relayed_as_it_is(w: World) -> None:
     assert w.dev.received[-1].values(b"accept-encoding") == []
 
 
-async def test_every_set_cookie_is_kept_apart_and_ours_are_dropped(w: World) -> None:
+async def test_r07_every_set_cookie_is_kept_apart_and_ours_are_dropped(w: World) -> None:
     @w.dev.route("/cookies")
     async def cookies(request: Request, response: Response) -> None:
         fields = [("set-cookie", "a=1; Path=/; Domain=nullspace.localhost"), ("set-cookie", "b=2"),
@@ -156,6 +161,85 @@ async def test_r05_redirects_point_at_the_public_host(w: World, location: str, s
     assert answer.values(b"location") == [seen.format(public=w.origin).encode()]
 
 
+async def test_r06_a_redirect_is_the_browsers_to_follow(w: World) -> None:
+    asked: list[str] = []
+
+    @w.dev.route("/moved")
+    async def moved(request: Request, response: Response) -> None:
+        await response.send(302, [("Location", f"http://127.0.0.1:{w.dev.port}/elsewhere")])
+
+    @w.dev.route("/elsewhere")
+    async def elsewhere(request: Request, response: Response) -> None:
+        asked.append("elsewhere")
+
+    answer = await w.get("/moved")
+    assert (answer.status, answer.values(b"location")) == (302, [b"http://127.0.0.1:%d/elsewhere" % w.dev.port])
+    assert asked == []
+
+
+async def test_r09_the_edges_own_cookie_stays_here(w: World) -> None:
+    w.nullspace.switches.continuation_cookie = "__ns_preview"
+    answer = await w.get("/echo")
+    assert (answer.status, answer.values(b"set-cookie")) == (200, [])
+
+
+async def test_p08_only_the_mapped_host_is_dialled(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: list[tuple[object, object]] = []
+    lookup = socket.getaddrinfo
+
+    def noted(host: object, port: object, *args: Any, **kwargs: Any) -> Any:
+        dialled.append((host, port))
+        return lookup(host, port, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    spoofed = {
+        "X-Forwarded-Host": "evil.example",
+        "Forwarded": "host=evil.example",
+        "X-Original-URL": "http://evil.example/",
+    }
+    for target in ("//evil.example/x", "/@evil.example", "/\\evil.example", "/?url=http://evil.example"):
+        assert (await w.get(target, headers=spoofed)).status in (200, 404)
+    ours = {w.port, w.nullspace.edge_port, int(w.nullspace.api_url.rpartition(":")[2]), w.dev.port}
+    assert {host for host, port in dialled if port not in ours} == set()
+    assert {host for host, _ in dialled} <= {"127.0.0.1", b"127.0.0.1"}
+
+
+async def test_r11_what_the_sandbox_leaves_out_is_added_on_the_wire(w: World) -> None:
+    @w.dev.route("/bare")
+    async def bare(request: Request, response: Response) -> None:
+        await response.send(200, [("Referrer-Policy", "no-referrer"), ("Content-Type", "text/html")], b"x")
+
+    answer = await w.get("/bare")
+    assert answer.values(b"referrer-policy") == [b"no-referrer"]
+    for name, value in ADDED_HEADERS.items():
+        if name != "Referrer-Policy":
+            assert answer.values(name.lower().encode()) == [value.encode()]
+
+
+async def test_a11_the_machine_is_told_who_looks_where_the_operator_asks_for_it() -> None:
+    async with world(policy=Policy(send_user=True)) as w:
+        await w.get("/echo", headers={"X-Preview-User": "root"})
+        assert w.dev.received[-1].values(b"x-preview-user") == [OWNER.encode()]
+
+
+async def test_r02_a_page_cannot_ask_for_a_password(w: World) -> None:
+    @w.dev.route("/private")
+    async def private(request: Request, response: Response) -> None:
+        await response.send(401, [("WWW-Authenticate", 'Basic realm="Acme"')], b"no")
+
+    page = await w.get("/private", headers={"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"})
+    assert (page.status, page.values(b"www-authenticate")) == (401, [])
+    assert (await w.get("/private")).values(b"www-authenticate") == [b'Basic realm="Acme"']
+
+
+async def test_v13_relays_and_refusals_are_counted(w: World) -> None:
+    before = Counter(w.proxy.counters())
+    for _ in range(3):
+        await w.get("/")
+    await w.get("/", headers={"Cookie": ""})
+    assert Counter(w.proxy.counters()) - before == {"http": 3, "not_signed_in": 1}
+
+
 async def test_one_date_and_one_server(w: World) -> None:
     @w.dev.route("/dated")
     async def dated(request: Request, response: Response) -> None:
@@ -186,7 +270,7 @@ async def test_the_app_answers_its_own_errors(w: World) -> None:
         assert answer.values(b"x-preview-proxy-error") == []
 
 
-async def test_a_leaving_visitor_takes_the_upstream_request_along_before_the_head(w: World) -> None:
+async def test_r13_a_leaving_visitor_takes_the_upstream_request_along_before_the_head(w: World) -> None:
     async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
         await stream.send(w.request("/slow"))
         with anyio.fail_after(5):
@@ -265,7 +349,7 @@ async def test_r01_both_framings_from_upstream_leave_one_downstream(w: World) ->
         assert answer.status == 502
 
 
-async def test_f01_an_answer_before_the_body_is_read_is_relayed(w: World) -> None:
+async def test_an_answer_before_the_body_is_read_is_relayed(w: World) -> None:
     @w.dev.route("/early")
     async def early(request: Request, response: Response) -> None:
         await response.send(413, [("connection", "close")], b"too much")
@@ -280,7 +364,7 @@ async def test_f01_an_answer_before_the_body_is_read_is_relayed(w: World) -> Non
             assert (await read_answer(stream, "POST")).status == 413
 
 
-async def test_limits_on_the_body_are_kept() -> None:
+async def test_p18_limits_on_the_body_are_kept() -> None:
     async with world(policy=Policy(limits=Limits(body_bytes=10))) as w:
         head = w.request("/body", method="POST", headers={"Content-Length": "11", "Origin": w.origin})
         answer = await w.raw(head + b"x" * 11)
@@ -289,13 +373,45 @@ async def test_limits_on_the_body_are_kept() -> None:
         assert (await w.raw(head + b"x" * 10)).body == b"x" * 10
 
 
-async def test_a_silent_upstream_is_504() -> None:
+async def test_v01_a_silent_upstream_is_504() -> None:
     async with world(policy=Policy(limits=Limits(head_timeout=0.05))) as w:
         answer = await w.get("/slow")
         assert (answer.status, answer.json()["code"]) == (504, "upstream_timeout")
 
 
-async def test_a_body_that_falls_silent_is_cut() -> None:
+@pytest.mark.parametrize("transport", [None, "httpx"])
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+async def test_v11_a_visitor_who_stops_in_the_body_is_not_waited_for(transport: str | None, framing: str) -> None:
+    other = httpx.AsyncHTTPTransport(trust_env=False) if transport else None
+    async with world(policy=Policy(limits=Limits(idle_timeout=0.2)), transport=other) as w:
+
+        @w.dev.route("/reads")
+        async def reads(request: Request, response: Response) -> None:
+            with suppress(ConnectionError):
+                await request.read()
+
+        name, value = framing.split(": ")
+        head = w.request("/reads", method="POST", headers={"Origin": w.origin, name: value})
+        answer = await w.raw(head + (b"3\r\nabc\r\n" if "chunked" in framing else b"abc"), method="POST")
+        assert (answer.status, answer.json()["code"]) == (408, "body_timeout")
+        with anyio.fail_after(3):
+            await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+        assert not w.dev.received[-1].complete
+
+
+async def test_v11_a_slow_upload_that_goes_on_is_waited_for() -> None:
+    async with world(policy=Policy(limits=Limits(idle_timeout=0.5))) as w:
+        head = w.request("/body", method="POST", headers={"Origin": w.origin, "Content-Length": "8"})
+        with anyio.fail_after(10):
+            async with await anyio.connect_tcp("127.0.0.1", w.port) as stream:
+                await stream.send(head)
+                for _ in range(8):
+                    await anyio.sleep(0.1)
+                    await stream.send(b"x")
+                assert (await read_answer(stream, "POST")).body == b"x" * 8
+
+
+async def test_v01_a_body_that_falls_silent_is_cut() -> None:
     async with world(policy=Policy(limits=Limits(idle_timeout=0.05))) as w:
 
         @w.dev.route("/stalls")
@@ -316,7 +432,7 @@ async def test_a_connection_serves_several_requests(w: World) -> None:
                 assert json.loads(answer.body)["target"] == f"/echo?{number}"
 
 
-async def test_hop_by_hop_and_nominated_fields_stop_here(w: World) -> None:
+async def test_r01_hop_by_hop_and_nominated_fields_stop_here(w: World) -> None:
     @w.dev.route("/hop")
     async def hop(request: Request, response: Response) -> None:
         fields = [("connection", "x-gone"), ("x-gone", "1"), ("keep-alive", "timeout=9"), ("x-stays", "1")]

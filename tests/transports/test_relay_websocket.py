@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -274,6 +275,52 @@ async def test_a_leaving_visitor_closes_upstream(w: World) -> None:
         await w.dev.wait_for(lambda dev: dev.open_connections == 0)
 
 
+def our_tasks() -> list[asyncio.Task[Any]]:
+    """The tasks that run the library's own code."""
+    ours = []
+    for task in asyncio.all_tasks():
+        file = getattr(getattr(task.get_coro(), "cr_code", None), "co_filename", "")
+        if "/preview_proxy/" in file and "/testing/" not in file:
+            ours.append(task)
+    return ours
+
+
+async def test_w13_however_a_socket_ends_no_task_is_left(w: World, caplog: pytest.LogCaptureFixture) -> None:
+    @w.dev.websocket("/ends")
+    async def ends(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close(1000, "")
+
+    @w.dev.websocket("/breaks")
+    async def breaks(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.raw(b"\xff\x00")
+
+    @w.dev.websocket("/resets")
+    async def resets(socket: WebSocket) -> None:
+        await socket.accept()
+        socket.abort()
+
+    with anyio.fail_after(20):
+        for path in ("/ends", "/breaks", "/resets"):
+            async with dial(w, path) as socket:
+                await closed(socket)
+        async with dial(w) as socket:
+            socket.transport.abort()
+        async with dial(w) as socket:
+            await socket.send("x")
+            await socket.recv()
+            w.proxy.revoke(subject=OWNER)
+            assert (await closed(socket))[0] == 4403
+        with pytest.raises(InvalidStatus):
+            async with dial(w, "/unknown"):
+                pass
+        await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+        while left := our_tasks():
+            await asyncio.wait(left)
+    assert not [record for record in caplog.records if record.exc_info or "never retrieved" in record.message]
+
+
 async def test_a_shutdown_tells_both_sides() -> None:
     async with world() as w:
         async with dial(w) as socket:
@@ -286,7 +333,7 @@ async def test_a_shutdown_tells_both_sides() -> None:
             await w.dev.wait_for(lambda dev: any(s.close_code == 1012 for s in dev.websockets))
 
 
-async def test_a_wrong_101_is_closed() -> None:
+async def test_w05_a_wrong_101_is_closed() -> None:
     async with world() as w:
 
         @w.dev.websocket("/lies")
