@@ -248,7 +248,7 @@ async def test_a_target_rejected_later_is_replaced(cache: TargetCache, mints: Mi
     assert mints.count == 2
 
 
-async def test_p79_two_hundred_refused_requests_cost_one_mint(cache: TargetCache, mints: Mints, clock: Clock) -> None:
+async def test_two_hundred_refused_requests_cost_one_mint(cache: TargetCache, mints: Mints, clock: Clock) -> None:
     held = await cache.get(PREVIEW)
     clock.now += 30
     mints.close_gate()

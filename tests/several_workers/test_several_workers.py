@@ -97,7 +97,7 @@ async def lines(process: anyio.abc.Process) -> AsyncIterator[str]:
             yield line.decode()
 
 
-async def test_v10_a_revocation_in_one_worker_ends_what_is_open_in_the_other(d: Deployment) -> None:
+async def test_a07_v10_a_revocation_in_one_worker_ends_what_is_open_in_the_other(d: Deployment) -> None:
     with anyio.fail_after(120):
         ada, eve = await d.sign_in("ada"), await d.sign_in("eve")
         async with sockets(d, ada) as of_ada, sockets(d, eve) as of_eve:
