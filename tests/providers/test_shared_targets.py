@@ -12,7 +12,8 @@ from preview_proxy import Preview, Target
 from preview_proxy.errors import NotFound, ProviderError
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.held import Minted
-from tests.providers.test_cache import PREVIEW, Clock, Mints, target
+from tests.providers.minting import PREVIEW, Clock, Mints
+from tests.providers.test_cache import target
 
 pytestmark = pytest.mark.anyio
 
@@ -48,16 +49,6 @@ class Store:
     async def unlock(self, preview: Preview, token: str) -> None:
         self._check("unlock")
         assert self.locks.pop(preview) == token
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def mints(clock: Clock) -> Mints:
-    return Mints(clock)
 
 
 @pytest.fixture
