@@ -39,7 +39,7 @@ async def test_each_preview_has_its_own_target(cache: TargetCache, mints: Mints)
     assert (await target(cache)).id != (await target(cache, Preview("mch_1", 3001))).id
 
 
-async def test_a_thousand_visitors_at_once_cost_one_mint(cache: TargetCache, mints: Mints) -> None:
+async def test_v04_a_thousand_visitors_at_once_cost_one_mint(cache: TargetCache, mints: Mints) -> None:
     mints.close_gate()
     targets: list[Target | Exception] = []
     with anyio.fail_after(5):
