@@ -15,11 +15,16 @@ from collections.abc import Awaitable, Mapping
 from typing import Protocol
 from urllib.parse import quote
 
+import anyio
+
 from preview_proxy.core.models import Preview
 from preview_proxy.errors import MachineUnavailable, PreviewProxyError, ProviderError
 
 READINESS_SLICE = 3
 """Seconds that one readiness request may wait at Nullspace: few, so that no read times out on the way."""
+
+PAUSE = 0.5
+"""Seconds between two requests, should Nullspace not wait at all."""
 
 # What an answer's `code` may be for a port that is not ready.
 _NOT_READY = frozenset(
@@ -51,6 +56,7 @@ async def wait_until_ready(call: Call, preview: Preview, seconds: float) -> Prev
             code = answer.get("code")
             known = code if isinstance(code, str) and code in _NOT_READY else "preview_service_not_ready"
             return MachineUnavailable(known, detail=f"not ready in {seconds:g} s", retry_after=5)
+        await anyio.sleep(PAUSE)
 
 
 async def wake(call: Call, preview: Preview) -> PreviewProxyError | None:

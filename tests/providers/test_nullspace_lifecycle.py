@@ -8,7 +8,7 @@ import anyio
 import pytest
 from nullspace.client import AsyncNullspaceClient
 
-from preview_proxy import Nullspace, Preview
+from preview_proxy import Nullspace, Preview, Target
 from preview_proxy.errors import CODES, MachineUnavailable, NotFound, PreviewProxyError, ProviderError
 from preview_proxy.providers.base import SupportsReadiness, SupportsRevoke, SupportsWake
 from preview_proxy.providers.nullspace_lifecycle import _NOT_READY, wait_until_ready, wake
@@ -115,8 +115,6 @@ async def test_a_wrong_key_revokes_nothing_and_is_told(kind: str, nullspace: Nul
         if kind == "http"
         else Nullspace(client=client, allow_insecure_loopback=True)
     )
-    from preview_proxy import Target
-
     with pytest.raises(ProviderError) as caught:
         await provider.revoke(PREVIEW, Target("pvg_1", None, None))
     assert caught.value.code == "provider_refused"

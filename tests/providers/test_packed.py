@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from preview_proxy import Endpoint, Origin, Secret, Target
@@ -24,3 +26,8 @@ def test_a_target_comes_back_as_it_was(target: Target) -> None:
     for kind in ("http", "websocket"):
         one, other = getattr(target, kind), getattr(back.target, kind)
         assert (one and one.scope) == (other and other.scope)
+
+
+def test_no_field_is_left_behind() -> None:
+    assert [field.name for field in fields(Target)] == ["id", "http", "websocket", "expires_at"]
+    assert [field.name for field in fields(Endpoint)] == ["origin", "base_path", "marker", "credentials"]
