@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from preview_proxy import Preview, Session, Tickets
 from preview_proxy.core.models import Origin
 from tests.servers import WEBSOCKET_SERVERS
+from tests.test_live import until
 from tests.transports.test_relay_websocket import closed, dial
 from tests.world import EMBEDDER, MACHINE, OWNER, SECRET, World, world
 
@@ -135,8 +136,9 @@ async def test_somebody_or_something_is_named(w: World) -> None:
     ],
 )
 async def test_w10_an_open_websocket_is_closed_on_both_sides(
-    server: str, named: dict[str, Any], closing: tuple[int, str]
+    server: str, named: dict[str, Any], closing: tuple[int, str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "preview_proxy")
     async with world(serve=WEBSOCKET_SERVERS[server]) as w:
         w.gate = gate(w)
         with anyio.fail_after(10):
@@ -146,6 +148,9 @@ async def test_w10_an_open_websocket_is_closed_on_both_sides(
                 assert w.proxy.revoke(**named) == 1
                 assert await closed(socket) == closing
             await w.dev.wait_for(lambda dev: dev.websockets[-1].close_code == closing[0])
+            await until(lambda: len(w.proxy._live) == 0)
+    (record,) = [record for record in caplog.records if record.name == "preview_proxy"]
+    assert f"{closing[1]}: cut short" in record.getMessage()
 
 
 async def test_a08_an_event_stream_is_cut(w: World) -> None:

@@ -16,6 +16,7 @@ from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, p
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
 from preview_proxy.transports.exchange import Lease, Run, Upstream, cut_short, explanation, translate
+from preview_proxy.transports.relay_http import Aborted
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
@@ -41,7 +42,8 @@ async def relay_websocket(
     """Relay one WebSocket, after its ``websocket.connect``. Returns when both sides are closed.
 
     `can_deny` tells whether the server offers ``websocket.http.response``: then a refusal by upstream reaches the
-    visitor as the HTTP response it is. Raises `PreviewProxyError` while nothing was sent downstream.
+    visitor as the HTTP response it is. Raises `PreviewProxyError` while nothing was sent downstream, and `Aborted`, for
+    the log, of a WebSocket that was open and had to end.
     """
     dialling = _Dialling(inbound, lease, rules, transport)
     failure: PreviewProxyError | None = None
@@ -57,7 +59,9 @@ async def relay_websocket(
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
-            await run("websocket", _relay(response, dialling.accept, rules, receive, send), None)
+            cut = await run("websocket", _relay(response, dialling.accept, rules, receive, send), None)
+            if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
+                raise Aborted(ended)
         elif dialling.refusal is not None:
             await _deny(dialling.refusal, dialling.body, send, can_deny)
     finally:
