@@ -230,6 +230,7 @@ class PreviewProxy:
             failure = error
         if failure is not None:
             raise HTTPException(failure.status, failure.row.message)
+        # not earlier: a memory of revocations that begins only now voids what was issued before
         ticket = self._tickets.issue(origin=origin, preview=preview, session=session, embedder=embedder)
         return Embed(str(origin), ticket, path)
 
@@ -282,8 +283,8 @@ class PreviewProxy:
     async def wait_until_ready(self, preview: Preview, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - it says so
         """Return once something listens on the preview's port, for a page that shows the frame only then.
 
-        Asks the provider where it can tell, and else the app itself, by ``GET /``; never to wake the machine. Check
-        your own session first: this does not. Raises `MachineUnavailable` if nothing listens within `timeout` seconds,
+        Asks the provider where it can tell, and else the app itself, by ``GET /``. It resumes no machine. Check your
+        own session first: this does not. Raises `MachineUnavailable` if nothing listens within `timeout` seconds,
         and at once the `PreviewProxyError` of a failure that waiting does not mend.
         """
         await wait_until_ready(preview, self._provider, self._targets, self._transport, timeout)

@@ -1,8 +1,10 @@
 """Targets kept until they expire, renewed ahead of that, and minted by one call at a time.
 
-fresh    before 80 % of its lifetime     used
-stale    until it expires                used, while one call in the background brings the next
-missing  none, expired, or refused       whoever asks waits for the one call
+    fresh    before 80 % of its lifetime     used
+    stale    until it expires                used, while one call in the background brings the next
+    missing  none, expired, or refused       whoever asks waits for the one call
+
+Each request asks here, so what is fresh costs one look-up.
 """
 
 from __future__ import annotations
