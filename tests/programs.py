@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -34,3 +35,14 @@ def lack(what: str, remedy: str) -> NoReturn:
     if os.environ.get(REQUIRE):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def npm_packages(folder: Path) -> Path:
+    """The `node_modules` of a folder, installed once for each lock file."""
+    npm = need("npm")
+    lock, installed = folder / "package-lock.json", folder / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
+        command = [npm, "ci", "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=20000"]
+        if subprocess.run(command, cwd=folder, capture_output=True, timeout=100).returncode != 0:
+            lack("an npm registry", f"npm ci in tests/{folder.parent.name}/{folder.name}")
+    return installed.parent

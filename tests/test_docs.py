@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import logging
 import os
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 import preview_proxy
+import preview_proxy.logs
 import preview_proxy.testing
 from docs.generate import pages
 from preview_proxy import Origin, Preview, Secret, errors
@@ -113,6 +115,16 @@ def acme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.app = FastAPI()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "acme", module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def filters() -> Iterator[None]:
+    """What a page shows how to set up is for the reader's process, not for ours."""
+    loggers = [logging.getLogger(name) for name in preview_proxy.logs._LOUD]
+    before = [list(logger.filters) for logger in loggers]
+    yield
+    for logger, kept in zip(loggers, before, strict=True):
+        logger.filters = kept
 
 
 def run(page: Path) -> dict[str, Any]:

@@ -165,6 +165,19 @@ def test_a_host_s_preview_leads_back_to_it(pattern: str, label: str, zone: str) 
         assert router.host_for(routed.preview) == routed.public
 
 
+@given(
+    patterns, st.binary(max_size=30), st.sampled_from([b"", b".previews.dev", b".x.dev", b".x.dev:443", b".x.dev:80"])
+)
+def test_p02_any_bytes_are_a_preview_outside_the_zone_or_refused(pattern: str, start: bytes, end: bytes) -> None:
+    authority = parse_authority(start + end, "https")
+    if authority is not None:
+        zone = pattern.partition(".")[2]
+        inside = f".{authority.partition(':')[0]}".endswith(f".{zone}")
+        routed = seen_now(HostPattern(pattern), authority)
+        assert (routed is not None) is inside
+        assert not isinstance(routed, Routed) or routed.public.authority == authority
+
+
 @pytest.mark.parametrize(
     "pattern",
     ["", "previews.dev", "{machine}.previews.dev", "{port}.previews.dev", "{port}-{machine}", "{port}-{machine}."]

@@ -14,6 +14,8 @@ import pytest
 import trustme
 from anyio.lowlevel import checkpoint
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preview_proxy import jwks as module
 from preview_proxy.errors import CheckFailed, ConfigurationError
@@ -359,3 +361,23 @@ async def test_without_tasks_outside_of_nurseries_the_first_visitor_fetches(
 
     monkeypatch.setattr(module, "asyncio", SimpleNamespace(get_running_loop=get_running_loop))
     assert await knows(jwks, "one")
+
+
+names = st.sampled_from(["kid", "kty", "crv", "x", "y", "d", "n", "e", "k", "alg", "use", "key_ops"])
+plain = st.none() | st.integers() | st.text(max_size=4) | st.lists(st.text(max_size=3), max_size=2)
+told = plain | st.sampled_from(["ES256", "RS256", "sig", "oct", "EC", "P-256", ENTRY["x"], ["verify"]])
+entries = st.builds(
+    lambda entry, changes: {**entry, **changes}, st.sampled_from([{}, ENTRY, RSA_ENTRY]), st.dictionaries(names, told)
+)
+documents = st.builds(lambda keys: {"keys": keys}, st.lists(entries | plain, max_size=3) | plain) | plain
+
+
+@given(documents.map(lambda document: json.dumps(document).encode()) | st.binary(max_size=30))
+def test_a05_whatever_an_issuer_says_only_public_keys_of_the_algorithms_count(answered: bytes) -> None:
+    try:
+        keys = module._parse(answered, ("ES256", "RS256"))
+    except (CheckFailed, ValueError, RecursionError):
+        return
+    for (kid, algorithm), key in keys.items():
+        assert isinstance(kid, str) and algorithm in ("ES256", "RS256")
+        assert isinstance(key.key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey)

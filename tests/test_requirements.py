@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-
 from tests.requirements import LEFT, PAGE, named_tests, names_of_tests, page, requirements
 
 TESTS = named_tests()
@@ -33,4 +31,4 @@ def test_t01_the_page_names_the_tests_there_are() -> None:
 
 def test_a_test_is_found_by_its_name_alone() -> None:
     source = "def test_h17_a(): ...\nasync def test_b(): ...\ndef other(): ...\nclass C:\n    def test_in(self): ...\n"
-    assert list(names_of_tests(ast.parse(source))) == ["test_h17_a", "test_b"]
+    assert names_of_tests(source) == ["test_h17_a", "test_b"]

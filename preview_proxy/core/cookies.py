@@ -114,7 +114,7 @@ def rewrite_set_cookie(value: bytes, reserved: ReservedCookies, *, embedded: boo
     for attribute in attributes:
         key, _, text = (part.strip(b" \t") for part in attribute.partition(b"="))
         folded = key.lower()
-        if folded and folded != b"domain" and len(text) <= MAX_ATTRIBUTE and is_token(folded):
+        if folded != b"domain" and len(text) <= MAX_ATTRIBUTE and is_token(folded):
             kept.pop(folded, None)
             kept[folded] = key + b"=" + text if text else key
     folded_name = name.lower()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
 
 from preview_proxy.core.models import DEFAULT_PORTS, Endpoint, Origin, Rejected
@@ -27,7 +29,13 @@ _CONTROL_OR_SPACE = bytes(range(0x21))
 # After an http scheme they find the host behind any number of slashes, even none.
 _ABSOLUTE = re.compile(rb"(?:(https?|wss?):[/\\]*|[/\\]{2,})([^/\\?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 # The names by which a dev server knows itself.
-_LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"0.0.0.0", b"[::1]", b"[::]"})
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::]"})  # noqa: S104 - compared, not bound
+# RFC 3454 table B.1: what may stand in a host, and is not part of it.
+_UNSEEN = dict.fromkeys(
+    [0xAD, 0x34F, 0x1806, *range(0x180B, 0x180E), *range(0x200B, 0x200E), 0x2060, *range(0xFE00, 0xFE10), 0xFEFF]
+)
+# Characters. DNS has 253, and NFKC may halve them; it takes quadratic time for accents in the wrong order.
+_MAX_HOST = 512
 
 
 def strip_parameters(query: bytes) -> bytes:
@@ -46,7 +54,8 @@ def strip_parameters(query: bytes) -> bytes:
 
 def _is_reserved(parameter: bytes) -> bool:
     name = unquote_to_bytes(parameter.partition(b"=")[0].replace(b"+", b" "))
-    return name.decode("utf-8", "replace").strip().casefold() in RESERVED_PARAMETERS
+    readings = name.decode("utf-8", "replace"), name.decode("latin-1")  # what is a space differs between them
+    return any(reading.strip().casefold() in RESERVED_PARAMETERS for reading in readings)
 
 
 def request_target(path: bytes, query: bytes, endpoint: Endpoint) -> bytes:
@@ -106,31 +115,53 @@ def _is_ours(scheme: bytes | None, authority: bytes, origins: tuple[Origin, Orig
     host, number = _split_port(authority.rpartition(b"@")[2], default)
     if host in _LOOPBACK and number == port:
         return True
-    return any(host == origin.host.encode() and number in (origin.port, default) for origin in origins)
+    return any(host in _spellings(origin.host) and number in (origin.port, default) for origin in origins)
 
 
-def _split_port(authority: bytes, default: int) -> tuple[bytes, int]:
-    """Host as a browser would read it (WHATWG URL §3.5: decoded, folded, in ASCII) and port."""
+@lru_cache(maxsize=512)
+def _spellings(host: str) -> tuple[str, ...]:
+    """A host of ours in ASCII, and in Unicode (RFC 5890 §2.3.2.1)."""
+    try:
+        return host, host.encode().decode("idna")
+    except UnicodeError:  # "xn--" before nothing
+        return (host,)
+
+
+def _split_port(authority: bytes, default: int) -> tuple[str, int]:
+    """Host as a browser would read it (WHATWG URL §3.5: decoded and folded) and port."""
     host, number = authority, b""
     match = re.match(rb"(.*):([0-9]*)\Z", authority, re.DOTALL)
     if match and (b"]" not in authority or authority.index(b"]") < match.start(2)):
         host, number = match.groups()
-    try:
-        folded = unquote_to_bytes(host).decode("utf-8", "replace").encode("idna").lower().removesuffix(b".")
-    except UnicodeError:  # no host that a browser would look up
-        folded = b""
-    return folded, int(number) if number and len(number) <= 5 else default
+    folded = unquote_to_bytes(host).decode("utf-8", "replace")
+    if not folded.isascii():  # encode("idna") does it too, at 5 us for each of a hostile host's labels
+        seen = folded.translate(_UNSEEN)
+        folded = normalize("NFKC", seen).replace("\u3002", ".") if len(seen) <= _MAX_HOST else ""
+    return folded.casefold().removesuffix("."), int(number) if number and len(number) <= 5 else default
 
 
-_LINK_URL = re.compile(rb"<([^>]*)>")
-_REFRESH_URL = re.compile(rb"(\A\s*[0-9.]*(?:\s*[;,]|\s)\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)", re.IGNORECASE)
+# To the end where no ">" follows: a search for it from every "<" would take quadratic time.
+_LINK_URL = re.compile(rb"(?<=<)[^>]*")
+_REFRESH_START = re.compile(rb"(\s*[0-9.]*(?:\s*[;,]|\s)\s*)(url\s*=\s*)?", re.IGNORECASE)
 
 
 def rewrite_link(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:
     """Every target of a `Link` field (RFC 8288 §3)."""
-    return _LINK_URL.sub(lambda m: b"<" + rewrite_url(m[1], upstream, public, port) + b">", value)
+    return _LINK_URL.sub(lambda m: rewrite_url(m[0], upstream, public, port), value)
 
 
 def rewrite_refresh(value: bytes, upstream: Origin, public: Origin, port: int) -> bytes:
-    """The URL of a `Refresh` field (HTML §4.2.5.3, shared declarative refresh steps)."""
-    return _REFRESH_URL.sub(lambda m: m[1] + rewrite_url(m[2], upstream, public, port), value)
+    """The URL of a `Refresh` field (HTML §4.2.5.3, shared declarative refresh steps).
+
+    A changed one gets its ``url=``: without a TAB that was in it, it could begin with one that the browser takes off.
+    """
+    start = _REFRESH_START.match(value)
+    if start is None:
+        return value
+    rest = value[start.end() :]
+    quote = rest[:1] if rest.startswith((b"'", b'"')) else b""
+    url, end, ignored = rest[1:].partition(quote) if quote else (rest, b"", b"")
+    rewritten = rewrite_url(url, upstream, public, port)
+    if rewritten == url:
+        return value
+    return b"".join([start[1], start[2] or b"url=", quote, rewritten, end, ignored])

@@ -247,8 +247,8 @@ class Connection(asyncio.Protocol):
                 chunked = True
             elif name == b"connection" and b"close" in value.lower():
                 close = True
-        if version not in ("1.1", "1.0") or (status == 101 and not self._parser.should_upgrade()):
-            raise ValueError("another version, or an upgrade to nothing")
+        if version not in ("1.1", "1.0") or status < 101 or (status == 101 and not self._parser.should_upgrade()):
+            raise ValueError("another version, a status of two digits, or an upgrade to nothing")
         self._reusable = not close
         if exchange.method == "HEAD" or status in (204, 304):
             self._finish(exchange, b"")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from playwright.async_api import Frame, expect
 
 from preview_proxy.testing import NullspaceEmulator
 from tests.browser.stage import MACHINE, PREVIEW, Stage, staged
-from tests.programs import lack, need
+from tests.programs import need, npm_packages
 from tests.servers import listening
 
 pytestmark = pytest.mark.anyio
@@ -32,14 +31,7 @@ SEEN_HOST = "3000-mch.machines.example"
 
 @pytest.fixture(scope="session")
 def packages() -> Path:
-    """The fixture's `node_modules`, installed once for each lock file."""
-    npm = need("npm")
-    lock, installed = FIXTURE / "package-lock.json", FIXTURE / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
-        command = [npm, "ci", "--ignore-scripts", "--fetch-retries=1", "--fetch-timeout=20000"]
-        if subprocess.run(command, cwd=FIXTURE, capture_output=True, timeout=100).returncode != 0:
-            lack("an npm registry", "npm ci in tests/browser/vite")
-    return installed.parent
+    return npm_packages(FIXTURE)
 
 
 @dataclass

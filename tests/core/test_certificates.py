@@ -20,6 +20,7 @@ from preview_proxy.core.certificates import certificate_matches
         ("3000-mch_1.nullspace.dev", "*.nullspace.dev.evil.example", False),
         ("a.b_c.nullspace.dev", "*.nullspace.dev", False),
         ("mch_1.dev", "*.dev", False),
+        (".nullspace.dev", "*.nullspace.dev", False),
     ],
 )
 def test_h16_a_wildcard_is_one_whole_label(host: str, name: str, matches: bool) -> None:

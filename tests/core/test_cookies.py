@@ -4,6 +4,7 @@ import re
 from http.cookies import CookieError, SimpleCookie
 
 import pytest
+from django.http.cookie import parse_cookie
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import cookie_parser
@@ -13,6 +14,7 @@ from preview_proxy.core.cookies import (
     GATE_COOKIE,
     MAX_ATTRIBUTE,
     MAX_PAIR,
+    MAX_SET_COOKIES,
     ReservedCookies,
     _pairs,
     _passes,
@@ -37,13 +39,7 @@ def read_by_standard_library(text: str) -> list[str]:
 
 
 def read_by_django(text: str) -> list[str]:
-    """django.http.cookie.parse_cookie"""
-    names = []
-    for chunk in text.split(";"):
-        key, value = chunk.split("=", 1) if "=" in chunk else ("", chunk)
-        if key.strip() or value.strip():
-            names.append(key.strip())
-    return names
+    return list(parse_cookie(text))
 
 
 def read_by_go(text: str) -> list[str]:
@@ -99,6 +95,8 @@ def test_h06_several_cookie_fields_become_one() -> None:
         b"xsession=1",
         b"__Host-x=1",
         b"a=my session",
+        b"a=1\x0b",
+        b"Xa=1X",
     ]
     + [b"a=%3B session%3D", b"__Secure-next-auth.session-token=x", b"a=b c=d", b"A=1"],
     ids=repr,
@@ -113,6 +111,7 @@ def test_h07_any_other_cookie_passes_byte_for_byte(pair: bytes) -> None:
     + [b"\x85__Host-Http-pp=SECRET", b"session\xa0=SECRET", b"\x1csession=SECRET", b"a b=SECRET", b'"session"=SECRET']
     + [b"s\xe9ssion=SECRET", b"a,b=SECRET", b"__ns_continue=SECRET", b"__NS-x=SECRET", b"nullspace_x=SECRET"]
     + [b"Nullspace-x=SECRET", b"daytona-sandbox-auth-m1=SECRET", b"bl_preview_token=SECRET"]
+    + [b"\x0ba=SECRET", b"a=b session==SECRET"]
     + [b"a=b session=SECRET", b"a=b\tsession = SECRET", b'a="b" session=SECRET', b"a=b c=d SESSION =SECRET"],
     ids=repr,
 )
@@ -158,6 +157,7 @@ def test_h07_survivors_keep_their_bytes_and_order(kept: list[bytes]) -> None:
         ([b"gate=a=b"], [b"a=b"]),
         ([b'gate="\\145vil"'], [b'"\\145vil"']),
         ([b"gate=%41"], [b"%41"]),
+        ([b"gate=X1\x0b"], [b"X1\x0b"]),
         ([b"Gate=1; gates=2; xgate=3; gate; =gate"], []),
         ([b"\xa0gate=1; gate\xa0=2; \x85gate=3; \x1cgate=4"], []),
         ([b"a=b gate=1"], []),
@@ -175,7 +175,20 @@ def rewrite(value: bytes, *, embedded: bool = False, secure: bool = True) -> byt
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"a", b"=a", b" =a", b"a b=1", b"\xa0a=1", b"\x85__Host-x=1", b"\xc3\xa9=1", b"a\0=1", b"a,b=1", b'"a"=1']
+    [
+        b"",
+        b"a",
+        b"=a",
+        b" =a",
+        b"a b=1",
+        b"\x0ba=1",
+        b"\xa0a=1",
+        b"\x85__Host-x=1",
+        b"\xc3\xa9=1",
+        b"a\0=1",
+        b"a,b=1",
+        b'"a"=1',
+    ]
     + [b"session=1", b"SESSION=1", b" session =1; Domain=acme.com", b"__Host-Http-pp=1; Secure; Path=/"]
     + [b"__host-http-pp-2=1; Secure; Path=/", b"pp-development=1", b"__Host-sid=1; Secure; Path=/"]
     + [b"__ns_continue=1", b"nullspace-x=1", b"daytona-sandbox-auth-m=1"]
@@ -192,6 +205,8 @@ def test_r07_a_cookie_that_is_not_the_sandbox_s_to_set_is_dropped(value: bytes) 
     [
         (b"a=1", b"a=1"),
         (b" a =1 ", b"a =1"),
+        (b"Xsession=1X\x0b; Path=/X", b"Xsession=1X\x0b; Path=/X"),
+        (b"a=1; \x0bPath=/; Path=/x\x0b; XDomain=Y", b"a=1; Path=/x\x0b; XDomain=Y"),
         (b"a=1; Domain=acme.com", b"a=1"),
         (b"a=1;domain = .acme.com ;Path=/x", b"a=1; Path=/x"),
         (b"a=1; Domain", b"a=1"),
@@ -298,6 +313,10 @@ def test_r07_no_set_cookie_names_a_domain_or_a_reserved_cookie(value: bytes, emb
     assert {b"secure", b"partitioned"} <= read.keys() or not (embedded and secure)
     assert not name.lower().startswith(b"__host-") or ({b"secure", b"path"} <= read.keys() and read[b"path"] == b"/")
     assert rewrite(rewritten, embedded=embedded, secure=secure) == rewritten
+
+
+def test_the_bounds_of_rfc_6265bis_and_ours() -> None:
+    assert (MAX_ATTRIBUTE, MAX_PAIR, MAX_SET_COOKIES) == (1024, 4096, 50)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,11 @@ def test_a13_the_whole_fetch_metadata_matrix(method: str, site: bytes | None, mo
         assert allowed(method, site=site, mode=mode, dest=dest) is expected, dest
 
 
+def test_a13_reading_with_an_origin_is_judged_by_fetch_metadata_alone() -> None:
+    assert allowed(origin=OWN, site=b"same-origin", mode=b"cors", dest=b"empty")
+    assert not allowed(origin=OWN, site=b"cross-site", mode=b"cors", dest=b"empty")
+
+
 def test_a13_a_no_cors_subresource_of_another_site_is_refused() -> None:
     assert not allowed(site=b"cross-site", mode=b"no-cors", dest=b"image")
     assert not allowed(site=b"same-site", mode=b"no-cors", dest=b"script")

@@ -20,6 +20,7 @@ from preview_proxy.core.frames import (
     close_payload,
     header,
 )
+from preview_proxy.core.websocket import outgoing_close
 
 LIMIT = 1_000_000
 
@@ -132,11 +133,20 @@ def test_messages_survive_any_cut_of_the_bytes(messages: list[tuple[int, str]], 
     assert len(expected) == len(messages)
 
 
-@given(st.binary(max_size=300))
-def test_no_bytes_raise(data: bytes) -> None:
-    reader = FrameReader(1000)
-    reader.feed(data[:7])
-    reader.feed(data[7:])
+@given(st.binary(max_size=300), st.integers(1, 20))
+def test_any_bytes_are_the_same_events_however_they_are_cut(data: bytes, size: int) -> None:
+    events = read(data, limit=100)
+    assert read(*[data[start : start + size] for start in range(0, len(data), size)], limit=100) == events
+    assert not [event for event in events[:-1] if not isinstance(event, Message)]
+    messages = [event for event in events if isinstance(event, Message)]
+    assert not [message for message in messages if len(message.payload) > (125 if message.opcode >= PING else 100)]
+    assert all(message.payload.decode() is not None for message in messages if message.opcode == TEXT)
+
+
+@given(st.none() | st.integers(-1, 70_000) | st.integers(995, 1020), st.text(max_size=200))
+def test_w09_the_peer_can_read_every_close_that_goes_out(code: int | None, reason: str) -> None:
+    sent = outgoing_close(code, reason)
+    assert read(frame(8, close_payload(*sent))) == [Close(*sent)]
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])

@@ -16,7 +16,7 @@ labels = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,10}[a-z0-9_])?", fullmatch=True)
 hosts = st.lists(labels, min_size=1, max_size=4).map(".".join)
 
 
-@pytest.mark.parametrize("machine", ["m", "0", "mch_a1b2", "Box.7", "a" * 128, "a--b", "a_.-b"])
+@pytest.mark.parametrize("machine", ["m", "0", "mch_a1b2", "Box.7", "a" * 128, "a--b", "a_.-b", "ab", "aBc", "aB"])
 def test_a_machine_id_of_a_provider_is_taken(machine: str) -> None:
     assert Preview(machine, 1).key == f"{machine}:1:0"
 
@@ -112,6 +112,47 @@ def test_nothing_but_an_ascii_origin_is_ever_read_as_one(text: str) -> None:
     assert HOST.match(origin.host)
 
 
+LABEL = "a" + "-" * 61 + "z"  # as long as one may be (RFC 1035 §2.3.4)
+
+
+@pytest.mark.parametrize(
+    "host", ["a", "_", "0", "a_", "_a.b_", "ab", "a.b", LABEL, f"{LABEL}.{LABEL}.{LABEL}.{LABEL[:60]}z", "xn--a.0-0"]
+)
+def test_p01_a_host_is_labels_of_letters_digits_dashes_and_underscores(host: str) -> None:
+    assert HOST.match(host)
+    assert len(host) <= 253
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", ".", "a.", ".a", "a..b", "-a", "a-", "a.-b", "a.b-", "A", "a.B", "a b", "a\n", "\u0430", "*.a", LABEL + "z"]
+    + ["a." + LABEL + "z", f"{LABEL}.{LABEL}.{LABEL}.{LABEL[:61]}z"],
+)
+def test_p01_no_other_text_is_a_host(host: str) -> None:
+    assert not HOST.match(host)
+
+
+def test_schemes_have_the_ports_of_their_rfcs() -> None:
+    assert DEFAULT_PORTS == {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+@pytest.mark.parametrize(
+    ("origin", "authority"),
+    [(Origin("https", "a.dev", 443), "a.dev"), (Origin("https", "a.dev", 80), "a.dev:80")],
+)
+def test_an_authority_leaves_a_default_port_out(origin: Origin, authority: str) -> None:
+    assert origin.authority == authority
+    assert origin.field == authority.encode()
+    assert str(origin) == f"https://{authority}"
+
+
+def test_h13_an_endpoint_needs_no_more_than_an_origin_and_names_its_credentials_in_lower_case() -> None:
+    plain = Endpoint(Origin("https", "up.dev", 443))
+    assert (plain.base_path, plain.marker, plain.credentials, plain.credential_names) == (b"", b"", (), frozenset())
+    endpoint = Endpoint(plain.origin, credentials=((b"X-Token", Secret(CANARY)), (b"x-other", Secret(CANARY))))
+    assert endpoint.credential_names == {b"x-token", b"x-other"}
+
+
 @pytest.mark.parametrize("host", ["localhost", "a.localhost", "3000-m.preview.localhost", "127.0.0.1", "127.1.2.3"])
 def test_a_loopback_name_can_only_mean_this_computer(host: str) -> None:
     assert Origin("http", host, 80).is_loopback
@@ -119,7 +160,16 @@ def test_a_loopback_name_can_only_mean_this_computer(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["acme.com", "localhost.acme.com", "notlocalhost", "127.evil.com", "127.0.0.1.evil.com", "127.0.0", "127.0.0.1.2"]
+    [
+        "acme.com",
+        "127.0.0.1000",
+        "localhost.acme.com",
+        "notlocalhost",
+        "127.evil.com",
+        "127.0.0.1.evil.com",
+        "127.0.0",
+        "127.0.0.1.2",
+    ]
     + ["1127.0.0.1", "10.0.0.1", "0.0.0.0"],
 )
 def test_h16_a_name_that_dns_may_point_anywhere_is_not_loopback(host: str) -> None:
@@ -173,3 +223,4 @@ def test_a_request_gives_every_value_of_a_field_in_order() -> None:
 def test_a_rejection_reads_as_its_code_and_detail(rejected: Rejected, text: str) -> None:
     assert str(rejected) == text
     assert rejected.code == "bad_host"
+    assert rejected.detail in ("", "none") and rejected.detail in text

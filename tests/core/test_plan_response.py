@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +195,35 @@ def test_r10_several_policies_stay_several() -> None:
         (name, b"sandbox"),
         (name, b"img-src *"),
     )
+
+
+directives = st.sampled_from(
+    [
+        b"frame-ancestors",
+        b"Frame-Ancestors *",
+        b"default-src",
+        b"img-src *",
+        b";",
+        b",",
+        b" ",
+        b"\t",
+        b"'none'",
+        b"-",
+        b"\xa0",
+    ]
+)
+
+
+@given(st.lists(directives | st.from_regex(rb"[\t\x20-\x7e\x80-\xff]{0,3}", fullmatch=True)).map(b"".join))
+def test_r10_no_policy_of_the_sandbox_says_who_may_frame_it(value: bytes) -> None:
+    policies = [policy for name, policy in kept((b"content-security-policy", value)) if name != b"x"]
+    for policy in b",".join(policies).split(b","):  # CSP 3 §2.2.2, by ASCII whitespace
+        for directive in policy.split(b";"):
+            assert directive.strip(b"\t\n\f\r ").split(b" ")[0].split(b"\t")[0].lower() != b"frame-ancestors"
+    wanted = [
+        part.strip() for part in re.split(b"[;,]", value) if not re.match(rb"(?i)\s*(frame-ancestors(\s|\Z)|\Z)", part)
+    ]
+    assert [part.strip() for part in re.split(b"[;,]", b",".join(policies)) if part] == wanted
 
 
 @pytest.mark.parametrize(

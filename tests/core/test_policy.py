@@ -13,6 +13,32 @@ def test_p18_every_default_is_finite_but_the_body() -> None:
     assert unlimited == ["body_bytes"]
 
 
+KIB, MIB = 1024, 1024 * 1024
+
+
+def test_v01_the_defaults_are_a_promise() -> None:
+    assert {field.name: getattr(Limits(), field.name) for field in fields(Limits)}.items() >= {
+        ("header_count", 100),
+        ("header_bytes", 32 * KIB),
+        ("path_bytes", 8 * KIB),
+        ("query_bytes", 16 * KIB),
+        ("body_bytes", None),
+        ("response_header_count", 128),
+        ("response_header_bytes", 64 * KIB),
+        ("message_bytes", 4 * MIB),
+        ("connections", 256),
+        ("pool_timeout", 2),
+        ("connect_timeout", 5),
+        ("head_timeout", 60),
+        ("idle_timeout", 120),
+        ("write_timeout", 30),
+        ("check_timeout", 2),
+        ("provider_timeout", 15),
+        ("decision_ttl", 5),
+        ("drain_timeout", 10),
+    }
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(Limits)])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_v01_a_limit_that_would_refuse_everything_is_refused(name: str, value: Any) -> None:

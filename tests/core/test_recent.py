@@ -17,3 +17,11 @@ def test_the_oldest_goes_first() -> None:
         recent.put(number, number, until=9)
     assert [recent.get(number, 0) for number in (1, 2, 3)] == [1, None, 3]
     assert len(recent) == 2
+
+
+def test_what_matches_is_forgotten_and_nothing_else() -> None:
+    recent: Recent[str, int] = Recent(10)
+    for number, key in enumerate(("ann 1", "ann 2", "bob 1")):
+        recent.put(key, number, until=9)
+    recent.forget(lambda key, value: key.startswith("ann") and value == 0)
+    assert [recent.get(key, 0) for key in ("ann 1", "ann 2", "bob 1")] == [None, 1, 2]

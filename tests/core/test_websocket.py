@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preview_proxy.core import websocket
 from preview_proxy.core.models import RawHeaders, Rejected
 from preview_proxy.core.websocket import accept_value, check_handshake, offered_subprotocols, outgoing_close, shorten
 
@@ -60,6 +61,8 @@ def test_w03_two_choices_are_refused() -> None:
         ((b"upgrade", b"h2c"), CONNECTION, ACCEPT),
         ((b"upgrade", b"websocket, h2c"), CONNECTION, ACCEPT),
         (UPGRADE, *GOOD),
+        ((b"upgrade", b"\x0bwebsocket"), CONNECTION, ACCEPT),
+        ((b"upgrade", b"Xwebsocket"), CONNECTION, ACCEPT),
         (UPGRADE, (b"connection", b"close"), ACCEPT),
         (UPGRADE, (b"connection", b"upgraded"), ACCEPT),
         (UPGRADE, CONNECTION, (ACCEPT[0], accept_value(b"another"))),
@@ -100,6 +103,10 @@ def test_w03_what_is_no_list_of_tokens_is_refused(names: tuple[str, ...]) -> Non
 
 
 SENDABLE = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
+
+
+def test_w09_the_registered_codes_that_may_be_sent() -> None:
+    assert {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014} == websocket.SENDABLE
 
 
 @pytest.mark.parametrize("code", sorted(SENDABLE - set(range(3002, 4998))))

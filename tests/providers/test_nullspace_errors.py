@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import (
@@ -218,3 +220,18 @@ def test_every_code_that_is_named_has_its_row_or_a_default() -> None:
 def test_only_objects_are_read() -> None:
     assert json_object(b'{"a": 1}') == {"a": 1}
     assert json_object(b"1") is None
+
+
+codes = st.sampled_from([*API_ERRORS, *EDGE_ERRORS, "sandbox_not_found", "canary", "", None, 1])
+bodies = st.builds(body, codes) | st.binary(max_size=30)
+
+
+@given(st.sampled_from([307, 401, 403, 404, 408, 409, 429, 500, 503, 504]), st.binary(max_size=4), bodies)
+def test_any_answer_is_an_error_that_repeats_no_more_than_a_code(status: int, wait: bytes, content: bytes) -> None:
+    headers = (*JSON, (b"retry-after", wait))
+    may_be_edge_error(status, headers)
+    for error in (api_error(status, headers, content), edge_error(status, headers, content)):
+        if error is not None:
+            assert error.code in CODES
+            assert error.retry_after is None or 1 <= error.retry_after <= 300
+            assert "not for visitors" not in f"{error} {error!r} {vars(error)}"

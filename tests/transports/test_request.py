@@ -8,10 +8,18 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from preview_proxy.core.models import Endpoint, Origin, Outbound, RawHeaders
+from preview_proxy.core.models import Endpoint, Origin, Outbound, RawHeaders, Rejected
+from preview_proxy.core.plan import plan_request
+from preview_proxy.core.policy import Limits
 from preview_proxy.core.secret import Secret
+from preview_proxy.core.snapshot import raw_headers, snapshot
+from preview_proxy.core.urls import strip_parameters
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
+from tests.core.test_plan import ENDPOINT, PUBLIC, ROUTE, RULES, fields
+from tests.core.test_urls import queries
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +37,25 @@ def test_the_head_is_written_byte_for_byte_with_the_credential_last() -> None:
     assert head == (
         b"propFind /a?b HTTP/1.1\r\nhost: up.example\r\nx-own: caf\xe9\r\nx-token: " + CANARY.encode() + b"\r\n\r\n"
     )
+
+
+@given(fields, st.from_regex(rb"/[\x21\x22\x24-\x3e\x40-\x7e]{0,20}", fullmatch=True), queries)
+def test_p08_whatever_is_asked_the_head_names_one_upstream_and_holds_path_and_query(
+    headers: list[tuple[bytes, bytes]], path: bytes, query: bytes
+) -> None:
+    scope = {"type": "http", "method": "GET", "path": "", "raw_path": path, "query_string": query, "headers": headers}
+    try:
+        inbound = snapshot(scope, raw_headers(scope), PUBLIC.authority, Limits())
+    except Rejected:
+        return
+    outbound = plan_request(inbound, ROUTE, RULES)
+    assert outbound.endpoint is ENDPOINT
+    line, *lines = UpstreamRequest(outbound, NO_BODY).head().removesuffix(b"\r\n\r\n").split(b"\r\n")
+    kept = strip_parameters(query)
+    assert line == b"GET " + path + b"?" + kept + (b"&" if kept else b"") + ENDPOINT.marker + b" HTTP/1.1"
+    names = [field.partition(b": ")[0] for field in lines]
+    assert (names[0], names.count(b"host"), lines[0]) == (b"host", 1, b"host: m1-3000.edge.dev")
+    assert (names[-1], names.count(names[-1])) == (ENDPOINT.credentials[0][0], 1)
 
 
 @pytest.mark.parametrize(
