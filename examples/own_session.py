@@ -67,7 +67,9 @@ def create_app(nullspace: NullspaceEmulator) -> FastAPI:
 
     @app.post("/logout")
     async def logout(request: Request) -> RedirectResponse:
-        SIGNED_IN.discard(request.session.pop("user", ""))
+        user = request.session.pop("user", "")
+        SIGNED_IN.discard(user)
+        proxy.revoke(subject=user)
         return RedirectResponse("/", 303)
 
     return app

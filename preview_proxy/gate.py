@@ -69,7 +69,7 @@ class Gate:
         self._revoked = Revoked(tickets.gate_ttl + MAX_TICKET_TTL if tickets else CUSTOMERS_SESSIONS)
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
         self._latest: Recent[tuple[str, str, Preview], float] = Recent(MEMORY)
-        self._decisions: Recent[tuple[str, Preview], bool] = Recent(MEMORY)
+        self._decisions: Recent[tuple[str, Preview], float] = Recent(MEMORY)
         # a token in a header is sent on purpose; cookies, and whatever a plain function reads, by any page that asks
         self._ambient = bool(getattr(session, "cookies", True))
 
@@ -86,22 +86,24 @@ class Gate:
         if ambient:
             check_origin(inbound, routed.public)
         now = time.monotonic()
-        if self._decisions.get((session.subject, preview), now) is None:
-            await self.authorize(session.subject, preview)
+        yes_at = self._decisions.get((session.subject, preview), now)
+        if yes_at is None:
+            yes_at = await self.authorize(session.subject, preview)
         if revocations != self._revoked.count and self._revoked.named_since(revocations, session, preview):
             raise Unauthorized(detail="access was taken back meanwhile")
         again = None if by_gate else partial(self._same, scope, inbound, session)
-        return Admission(session, preview, inbound.authority, now, again)
+        return Admission(session, preview, inbound.authority, now, yes_at, again)
 
     async def _ask(self, authenticator: Authenticator, scope: Mapping[str, Any], inbound: Inbound) -> Session | None:
         connection = HTTPConnection({**scope, "headers": list(inbound.headers)})
         return await authenticate(authenticator, connection, timeout=self._timeout)
 
-    async def _same(self, scope: Mapping[str, Any], inbound: Inbound, session: Session) -> bool:
-        """Whether the customer's own check still answers with the same login. Raises `CheckFailed`."""
+    async def _same(self, scope: Mapping[str, Any], inbound: Inbound, session: Session) -> Session | None:
+        """What the customer's own check says now, if it is the same login. Raises `CheckFailed`."""
         assert self._session is not None  # noqa: S101 - `session` is from it
         found = await self._ask(self._session, scope, inbound)
-        return found is not None and (found.subject, found.ref) == (session.subject, session.ref)
+        same = found is not None and (found.subject, found.ref) == (session.subject, session.ref)
+        return found if same else None
 
     def _by_gate(self, inbound: Inbound, routed: Routed) -> Session | None:
         """The session of the gate cookie. What a `Cookie` field said once it says again, until the gate expires."""
@@ -166,15 +168,19 @@ class Gate:
             self._decisions.forget(lambda key, _: names(*key, login))
         return True
 
-    async def authorize(self, subject: str, preview: Preview) -> None:
-        """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while."""
+    async def authorize(self, subject: str, preview: Preview) -> float:
+        """Raise `NotFound` unless the customer's `authorize` answers exactly True, which is then known for a while.
+
+        Returns the `time.monotonic()` at which it was asked.
+        """
         if self._workers is not None:
             await self._workers.heard(self._timeout)
-        revocations = self._revoked.count
+        revocations, asked_at = self._revoked.count, time.monotonic()
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:
             raise NotFound(detail="authorize said no")
         if allowed is not True:
             raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")
         if self._revoked.count == revocations:  # else this yes may be older than the revocation
-            self._decisions.put((subject, preview), True, time.monotonic() + self._decision_ttl)
+            self._decisions.put((subject, preview), asked_at, time.monotonic() + self._decision_ttl)
+        return asked_at

@@ -39,21 +39,22 @@ Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
 class Admission:
     """Whom a relay is for, what it shows at which host, and since when that is known.
 
-    `yes_at` is the `time.monotonic()` of the last yes. `again` asks the customer's own session once more; None for
-    a gate, which says itself how long it holds.
+    `since` is the `time.monotonic()` of the admission, `yes_at` that of the last yes. `again` has the customer's own
+    session as it is now, None where that has ended; a gate needs none, since it says itself how long it holds.
     """
 
     session: Session
     preview: Preview
     authority: str
+    since: float
     yes_at: float
-    again: Callable[[], Coroutine[Any, Any, bool]] | None = None
+    again: Callable[[], Coroutine[Any, Any, Session | None]] | None = None
 
 
 class Checks(Protocol):
     """What a relay's visitor is asked about again."""
 
-    async def authorize(self, subject: str, preview: Preview) -> None:
+    async def authorize(self, subject: str, preview: Preview) -> object:
         """Raise `NotFound` for a no, and any other exception where there is no answer."""
         ...
 
@@ -180,7 +181,7 @@ class LiveRelays:
         for relay in self._relays:
             admission = relay.admission
             if relay.ask_at is None:
-                if now < admission.yes_at + PATIENCE:
+                if now < admission.since + PATIENCE:
                     continue
                 relay.ask_at = self._next(admission)
                 if relay.receive is not None:
@@ -218,6 +219,13 @@ class LiveRelays:
             return False
         return True
 
+    @staticmethod
+    async def _signed_in(relay: _Relay, again: Awaitable[Session | None]) -> bool:
+        session = await again
+        if session is not None:
+            relay.expires_at = session.expires_at  # it may have been prolonged
+        return session is not None
+
     async def _settle(self, relay: _Relay, asked_at: float, allowed: bool | None) -> None:
         """End a relay or let it go on, by what `authorize` said, the router and the customer's own session say."""
         admission = relay.admission
@@ -225,7 +233,7 @@ class LiveRelays:
         if allowed:
             allowed = await _answer(self._checks.shows(admission.authority, admission.preview))
         if allowed and admission.again is not None:
-            signed_in = await _answer(admission.again())
+            signed_in = await _answer(self._signed_in(relay, admission.again()))
         if allowed is False:
             relay.end("revoked")
         elif signed_in is False:

@@ -48,7 +48,8 @@ def new_relays(checks: Checks | None = None, interval: float = 30.0) -> LiveRela
 def admitted(subject: str = "ada", **options: Any) -> Admission:
     """Somebody who has just been let in. `again` is the customer's own session; other options are the session's."""
     again = options.pop("again", None)
-    return Admission(Session(subject, **options), PREVIEW, HOST, time.monotonic(), again)
+    now = time.monotonic()
+    return Admission(Session(subject, **options), PREVIEW, HOST, now, now, again)
 
 
 class Visitor:
@@ -333,7 +334,7 @@ async def test_a_check_that_fails_once_ends_nothing() -> None:
 async def test_w10_each_subject_and_preview_is_asked_about_once_for_all_its_relays() -> None:
     checks = Asked(None)
     ada = [admitted() for _ in range(20)]
-    together = [Admission(each.session, PREVIEW, HOST, ada[0].yes_at) for each in ada]
+    together = [Admission(each.session, PREVIEW, HOST, ada[0].since, ada[0].yes_at) for each in ada]
     relays = new_relays(checks, 10)
     async with relaying(relays, "websocket", admission=admitted("grace")) as (grace,):
         all_of_ada = [Started(relays, "websocket", admission=each) for each in together]
@@ -384,9 +385,9 @@ async def test_a10_a_host_that_shows_something_else_by_now_ends_what_it_showed()
 
 
 async def test_w10_the_customers_own_session_is_asked_again() -> None:
-    answers: list[bool | Exception] = [True, CheckFailed(), True, False]
+    answers: list[Session | Exception | None] = [Session("ada"), CheckFailed(), Session("ada"), None]
 
-    async def again() -> bool:
+    async def again() -> Session | None:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -397,6 +398,28 @@ async def test_w10_the_customers_own_session_is_asked_again() -> None:
         await hurry(relays)
         assert relay.task.result() == "signed_out"
     assert answers == []
+
+
+async def test_the_customers_own_session_may_be_prolonged() -> None:
+    prolonged = time.time() + 0.3
+
+    async def again() -> Session:
+        return Session("ada", expires_at=prolonged)
+
+    who = admitted(again=again, expires_at=time.time() + 0.2)
+    relays = new_relays(Asked(None))
+    async with relaying(relays, "http", admission=who) as (relay,):
+        await hurry(relays)
+        assert relay.task.result() == "signed_out"
+    assert time.time() >= prolonged
+
+
+async def test_w10_what_was_remembered_counts_from_when_it_was_asked() -> None:
+    who = admitted()
+    who.yes_at -= 29.9
+    checks = Asked(CheckFailed())
+    async with relaying(new_relays(checks), "websocket", admission=who) as (relay,):
+        assert await relay.task == "unchecked"
 
 
 async def test_a_short_relay_is_never_asked_about() -> None:

@@ -63,7 +63,7 @@ class Limits:
     sockets_per_preview: int = 500
     sockets: int = 8000
     handshakes_per_minute: int = 600
-    connections: int = 256
+    connections: int = 500
     pool_timeout: float = 2.0
     connect_timeout: float = 5.0
     head_timeout: float = 60.0

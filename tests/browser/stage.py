@@ -68,7 +68,7 @@ class Stage:
 
     async def ticket(self, port: int = 3000) -> list[str]:
         """A preview's origin and a ticket for it."""
-        embed = await self.proxy.ticket(Preview(MACHINE, port), subject="ada")
+        embed = await self.proxy.ticket(Preview(MACHINE, port), subject="ada", session_ref="login-1")
         return [embed.origin, embed.ticket]
 
     async def page(self, host: str) -> Page:

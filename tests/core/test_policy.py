@@ -51,6 +51,13 @@ def test_any_positive_limit_is_taken(value: Any) -> None:
     assert Limits(idle_timeout=value, body_bytes=1).idle_timeout == value
 
 
+def test_v02_by_default_nobody_waits_for_a_connection_and_no_preview_fills_the_process() -> None:
+    limits = Limits()
+    assert limits.requests_per_preview <= limits.connections
+    assert limits.requests_per_preview < limits.requests_per_subject < limits.requests / 2
+    assert limits.sockets_per_preview < limits.sockets / 2
+
+
 def test_a07_a_yes_stands_for_30_seconds_at_most() -> None:
     assert Limits(decision_ttl=30).decision_ttl == 30
     with pytest.raises(ValueError, match="decision_ttl must be at most 30 seconds"):
