@@ -9,10 +9,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import preview_proxy
+from docs.edges import EDGES, edge_rows
 from preview_proxy import Limits, Policy, errors, tickets
 from preview_proxy import gate as gate_module
 from preview_proxy.core import cookies, frames, headers, plan, policy, urls, websocket
 from preview_proxy.transports import websocket_stream
+from tests.abilities import ABILITIES, UVICORN
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -87,12 +89,15 @@ REWRITES = {
     "_link": "The same, for each target.",
     "_refresh": "The same, for its URL.",
     "_allow_origin": "Upstream's own origin becomes the public one; any other value passes.",
-    "_content_security_policy": "Passes without `frame-ancestors`, which the operator decides.",
+    "_content_security_policy": (
+        "Upstream's own host becomes the public one. `frame-ancestors` goes: the operator decides it."
+    ),
     "_set_cookie": "Changed or dropped: see [cookie rules](cookie-rules.md).",
 }
 
-CONSTRUCTORS = ("PreviewProxy", "Tickets", "RedisState", "HostPattern", "HostTable", "Nullspace", "Static",
-                "CookieSession", "StarletteSession", "JWTSession")  # fmt: skip
+CONSTRUCTORS = ("PreviewProxy", "Tickets", "RedisState", "HostPattern", "HostTable", "Nullspace", "Blaxel",
+                "OpenComputer", "Aether", "Daytona", "Digitorn", "DigitornHosts", "E2B", "Static", "CookieSession",
+                "StarletteSession", "JWTSession")  # fmt: skip
 
 
 def main() -> None:
@@ -107,6 +112,8 @@ def pages() -> dict[str, str]:
         "cookie-rules.md": cookie_rules_page(),
         "errors.md": errors_page(),
         "header-rules.md": header_rules_page(),
+        "provider-errors.md": provider_errors_page(),
+        "servers.md": servers_page(),
         "settings.md": settings_page(),
     }
 
@@ -134,6 +141,24 @@ def errors_page() -> str:
         "## The exceptions",
         "A provider or a router may raise them. Any other exception there becomes `provider_failed` or `check_failed`.",
         f"```text\n{tree}\n```",
+    )
+
+
+def servers_page() -> str:
+    rows = [
+        (row.what, *(row.instead.get(server, "yes") for server in (UVICORN[0], "hypercorn", "granian")))
+        for row in ABILITIES.values()
+    ]
+    return document(
+        "Servers",
+        "The proxy is an ASGI app, and every test of the relay runs on uvicorn (with both of its parsers and with two "
+        "of its WebSocket implementations), hypercorn and granian; those with malformed requests run behind nginx too. "
+        "What a server does by itself is its own; the differences that a browser or a machine can notice are these.",
+        table(("", "uvicorn 0.54", "hypercorn 0.18", "granian 2.8"), rows),
+        "granian has to run the app in tasks of asyncio, as it does unless `--task-impl rust` is given: access is "
+        "taken back and visitors' leaving is obeyed by cancelling tasks.",
+        "A front that passes `Upgrade: h2c` on would hand its visitors a connection that it no longer looks into. "
+        "[The file for nginx](../how-to/behind-a-load-balancer.md#nginx) drops it.",
     )
 
 
@@ -194,6 +219,22 @@ def header_rules_page() -> str:
         '`Policy(request_headers="allow-list")` lets these pass towards the machine, and the names in '
         "`Policy.allowed_headers`. What the table above writes is written as before; what is dropped stays dropped.",
         f"{names(headers.REQUEST_ALLOWED, headers.REQUEST_ALLOWED_PREFIXES)}.",
+    )
+
+
+def provider_errors_page() -> str:
+    head = ("The edge says", "Status", "Code", "What the proxy does", "Calls of the API")
+    sections: list[str] = []
+    for provider, words in EDGES.items():
+        found = [row for row in edge_rows() if row.provider == provider]
+        rows = [(row.said, row.row.status, f"`{row.code}`", row.reaction, row.calls) for row in found]
+        sections += [f"## {provider}", words, table(head, rows)]
+    return document(
+        "Errors of the providers' edges",
+        "What a provider's edge says of its own accord, and what a visitor gets for it. Every other answer is the "
+        "app's own, and passes as it is. An app can imitate its edge; the most it brings about is one target made anew "
+        "in 30 seconds.",
+        *sections,
     )
 
 

@@ -7,9 +7,15 @@ from preview_proxy.errors import ConfigurationError, PreviewProxyError
 from preview_proxy.hosts import HostPattern, HostTable, Routed, Router, first_of
 from preview_proxy.jwt_sessions import JWTSession
 from preview_proxy.logs import redact_logging
+from preview_proxy.providers.aether import Aether
 from preview_proxy.providers.base import Provider
+from preview_proxy.providers.blaxel import Blaxel
+from preview_proxy.providers.daytona import Daytona
+from preview_proxy.providers.digitorn import Digitorn, DigitornHosts
+from preview_proxy.providers.e2b import E2B
 from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.nullspace import Nullspace
+from preview_proxy.providers.opencomputer import OpenComputer
 from preview_proxy.providers.shared_targets import SharedTargets
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
@@ -20,9 +26,15 @@ from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
 from preview_proxy.workers import Revocations
 
 __all__ = [
+    "Aether",
     "Authenticator",
+    "Blaxel",
     "ConfigurationError",
     "CookieSession",
+    "Daytona",
+    "Digitorn",
+    "DigitornHosts",
+    "E2B",
     "Embed",
     "Endpoint",
     "HeldTarget",
@@ -32,6 +44,7 @@ __all__ = [
     "Limits",
     "MemoryTicketStore",
     "Nullspace",
+    "OpenComputer",
     "Origin",
     "Policy",
     "Preview",

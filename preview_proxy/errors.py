@@ -33,6 +33,10 @@ class ConfigurationError(ValueError):
     """The proxy was put together wrongly. Raised at construction, never while serving."""
 
 
+class ExposedCredential(UserWarning):
+    """A provider's edge shows the credential to the code in the machine. Warned of at construction."""
+
+
 class Code(NamedTuple):
     """One row of the table. `close_code` is for WebSockets (RFC 6455 §7.4.2: 4000 to 4999 are the application's)."""
 

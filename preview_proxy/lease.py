@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx
 
 from preview_proxy.breaker import Breaker
-from preview_proxy.core.models import Inbound, RawHeaders
+from preview_proxy.core.models import Endpoint, Inbound, RawHeaders
 from preview_proxy.core.plan import Route
-from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, Unreachable
+from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, ProviderError, Unreachable
 from preview_proxy.hosts import Routed
 from preview_proxy.providers.base import Provider, SupportsExplainError
 from preview_proxy.providers.cache import TargetCache
@@ -19,21 +19,25 @@ RENEWABLE = frozenset({"preview_proxy_token_expired", "preview_proxy_token_revok
 
 
 class Edge:
-    """The provider's edge, as far as its answers can be told from the app's."""
+    """The provider's edge, as far as its answers can be told from the app's. `endpoint` is where the request went."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
+        self.endpoint: Endpoint | None = None
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
-        # asked of failures only: `isinstance` of a protocol is slow
-        if status < 400 or not isinstance(self._provider, SupportsExplainError):
+        # asked of failures and redirects only: `isinstance` of a protocol is slow
+        if status < 300 or status == 304 or not isinstance(self._provider, SupportsExplainError):
             return False
         return self._provider.may_explain(status, headers)
 
     def explain(self, status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError | None:
         if not isinstance(self._provider, SupportsExplainError):
             return None
-        return self._provider.explain_error(status, headers, body)
+        error = self._provider.explain_error(status, headers, body)
+        if error is None and self.endpoint is not None and self.endpoint.leaks(body):
+            return ProviderError(detail=f"an answer {status} that repeats the credential")
+        return error
 
 
 class TargetLease(Edge):
@@ -77,7 +81,7 @@ class TargetLease(Edge):
             self._breaker.failed(preview, error)
             raise
         kind = self._inbound.kind
-        endpoint = held.target.http if kind == "http" else held.target.websocket
+        endpoint = self.endpoint = held.target.http if kind == "http" else held.target.websocket
         if endpoint is None:
             raise NotFound(detail=f"the target has no {kind} endpoint")
         self._cache.used(held, kind)
@@ -103,7 +107,10 @@ class TargetLease(Edge):
         if error.code in RENEWABLE:
             return self._cache.reject(self._held, error.code)
         self._cache.failed(self._held, error.code)
-        return await self._wake(error)
+        if not await self._wake(error):
+            return False
+        self._cache.forget(self._routed.preview.machine)  # some providers give a machine that wakes another credential
+        return True
 
     def reached(self) -> None:
         self._breaker.reached(self._routed.preview)

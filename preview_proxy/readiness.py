@@ -49,7 +49,7 @@ async def wait_until_ready(
 async def _failure(preview: Preview, edge: Edge, targets: TargetCache, transport: Upstream) -> PreviewProxyError | None:
     """Why the preview does not answer, or None."""
     try:
-        endpoint = (await targets.get(preview)).target.http
+        endpoint = edge.endpoint = (await targets.get(preview)).target.http
         if endpoint is None:
             return None
         headers = ((b"host", endpoint.origin.field), (b"accept", b"*/*"), (b"user-agent", b"preview-proxy"))

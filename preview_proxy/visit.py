@@ -65,7 +65,8 @@ class Visit:
             return await step
         except Exception as error:
             failure = error
-        with suppress(OSError):  # the ASGI spec has `send` raise it once the visitor has left
+        # once the visitor has left, `send` raises OSError by the ASGI spec, and RuntimeError on granian
+        with suppress(OSError, RuntimeError):
             await self._refuse(failure)
         return None
 

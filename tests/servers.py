@@ -15,6 +15,8 @@ from hypercorn.asyncio import serve as hypercorn_serve
 from hypercorn.config import Config as HypercornConfig
 from starlette.types import ASGIApp
 
+from tests.apart import Apart
+
 Serving = Callable[[ASGIApp, socket.socket], AbstractAsyncContextManager[None]]
 
 
@@ -70,13 +72,23 @@ async def hypercorn(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None
         await running
 
 
-HTTP_SERVERS: dict[str, Serving] = {
+IN_LOOP: dict[str, Serving] = {
     "httptools": serving,
     "h11": partial(serving, http="h11"),
     "hypercorn": hypercorn,
 }
-WEBSOCKET_SERVERS: dict[str, Serving] = {
+HTTP_SERVERS: dict[str, Serving | Apart] = {**IN_LOOP, "granian": Apart("granian")}
+WEBSOCKET_SERVERS: dict[str, Serving | Apart] = {
     "websockets-sansio": serving,
     "wsproto": partial(serving, ws="wsproto"),
     "hypercorn": hypercorn,
+    "granian": Apart("granian"),
 }
+
+
+def name_of(server: Serving | Apart) -> str:
+    """What a server is called here; a front's is its function's."""
+    if isinstance(server, Apart):
+        return server.name
+    named = {**HTTP_SERVERS, **WEBSOCKET_SERVERS}
+    return next((name for name, each in named.items() if each is server), getattr(server, "__name__", "?"))

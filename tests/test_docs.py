@@ -29,9 +29,9 @@ import preview_proxy
 import preview_proxy.logs
 import preview_proxy.testing
 from docs.generate import pages
-from preview_proxy import Origin, Preview, Secret, errors
+from preview_proxy import Origin, Preview, errors
 from preview_proxy.endpoints import PREFIX
-from preview_proxy.providers import base
+from preview_proxy.providers import api, base, digitorn, opencomputer_tokens
 from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.redis_server import redis_server
 from tests.servers import listening, serving
@@ -43,8 +43,14 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
 ENVIRONMENT = {
     "ACORN_TOKEN": "token of a made-up provider",
+    "BL_API_KEY": "key-for-the-documentation",
+    "BL_WORKSPACE": "acme",
+    "DAYTONA_API_KEY": "key-for-the-documentation",
+    "DO_NOT_TRACK": "1",
+    "E2B_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_URL": "https://api.nullspace.example",
+    "OPENCOMPUTER_API_KEY": "key-for-the-documentation",
     "REDIS_URL": "redis://redis.example:6379/0",
     "PREVIEW_SECRET": "secret of the documentation, 32 bytes",
     "SESSION_SECRET": "secret of the sessions",
@@ -194,7 +200,7 @@ def test_every_file_named_exists(page: Path) -> None:
 @every_page
 def test_every_class_named_exists(page: Path) -> None:
     known = FOREIGN | set(dir(builtins))
-    for module in (preview_proxy, errors, base, preview_proxy.testing):
+    for module in (preview_proxy, errors, api, base, digitorn, opencomputer_tokens, preview_proxy.testing):
         known |= set(dir(module))
     for block in blocks(page):
         known |= {node.name for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.ClassDef)}
@@ -355,12 +361,17 @@ async def running(folder: Path, *arguments: str, until: str, **environment: str)
 async def test_the_readers_test_passes(tmp_path: Path) -> None:
     for name, code in files(ROOT / "docs/how-to/test-with-the-emulator.md").items():
         (tmp_path / name).write_text(code)
+    assert b"2 passed" in await readers_tests(tmp_path)
+
+
+async def readers_tests(folder: Path) -> bytes:
+    """What pytest says about the tests that a reader has saved in `folder`. They must pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", "."]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with anyio.fail_after(60):
-        outcome = await anyio.run_process([*command, "."], cwd=tmp_path, env=environment, check=False)
+        outcome = await anyio.run_process([*command, "."], cwd=folder, env=environment, check=False)
     assert outcome.returncode == 0, outcome.stdout.decode()
-    assert b"2 passed" in outcome.stdout
+    return outcome.stdout
 
 
 @pytest.mark.anyio
@@ -371,27 +382,15 @@ async def test_the_emulators_switches_are_the_ones_named(name: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_made_up_provider_keeps_the_contract() -> None:
-    statuses = iter((201, 404, 409, 403))
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        assert request.headers["authorization"] == "Bearer an-api-key"
-        assert request.url == "https://api.acorn.example/machines/mch_a1/ports/3000/share"
-        shared = {"id": "s1", "url": "https://a1.acorn.example", "token": "a-token-of-acorn", "expires_at": 2e9}
-        return httpx.Response(next(statuses), json=shared)
-
-    page = run(ROOT / "docs/how-to/write-a-provider.md")
-    provider = page["ExplainingAcorn"](Secret("an-api-key"), httpx.MockTransport(answer))
-    target = await provider.resolve(Preview("mch_a1", 3000))
-    assert target.http.leaks(b"a-token-of-acorn")
-    for failure in (errors.NotFound, errors.MachineUnavailable, errors.ProviderError):
-        with pytest.raises(failure):
-            await provider.resolve(Preview("mch_a1", 3000))
-    assert isinstance(provider, base.SupportsExplainError)
-    assert provider.may_explain(401, ((b"x-acorn-edge", b"1"),))
-    explained = provider.explain_error(401, (), b'{"reason": "expired"}')
-    assert explained is not None
-    assert explained.code == "preview_proxy_token_expired"
+async def test_the_made_up_provider_keeps_the_contract(tmp_path: Path) -> None:
+    page = ROOT / "docs/how-to/write-a-provider.md"
+    provider = "".join(block.code for block in blocks(page)[:2])
+    (tmp_path / "acorn.py").write_text(provider.replace("class Acorn", "class Plain").replace("(Acorn)", "(Plain)"))
+    with (tmp_path / "acorn.py").open("a") as file:
+        file.write("\nAcorn = ExplainingAcorn\n")
+    (tmp_path / "test_acorn.py").write_text(files(page)["test_acorn.py"])
+    (tmp_path / "test_own.py").write_text(files(page)["test_own.py"])
+    assert b"32 passed" in await readers_tests(tmp_path)
 
 
 @pytest.mark.anyio

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +30,8 @@ from preview_proxy import (
     StarletteSession,
     Target,
     Tickets,
-    gate,
 )
 from preview_proxy.core.models import Origin
-from preview_proxy.errors import ConfigurationError, Forbidden
 from preview_proxy.providers.static import fixed_target
 from tests.test_visit import Headers, Sent, call, scope_of
 from tests.world import EMBEDDER, MACHINE, OWNER, SECRET, World, world
@@ -244,99 +241,6 @@ CASES = {
 SESSIONS = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-@KINDS
-@SESSIONS
-async def test_the_customers_own_session_is_enough(kind: str, case: Case) -> None:
-    door = Door(session=case.session, tickets=None)
-    assert (await door.knock(kind, [(case.header, case.of(OWNER))])).status == 200
-
-
-@KINDS
-@SESSIONS
-async def test_what_no_session_stands_behind_is_nobody(kind: str, case: Case) -> None:
-    door = Door(session=case.session, tickets=None)
-    refused = [[], [(b"cookie", b"jwt=x; session=x; sid=x"), (b"authorization", b"Bearer x")]]
-    for headers in refused:
-        answer = await door.knock(kind, headers)
-        assert (answer.status, answer.json()["code"]) == (401, "not_signed_in")
-    assert door.upstream.untouched
-
-
-@KINDS
-@SESSIONS
-async def test_a02_a12_a_wrong_user_and_an_unknown_preview_get_one_answer(kind: str, case: Case) -> None:
-    door = Door(session=case.session, tickets=None)
-    refused = await door.knock(kind, [(case.header, case.of("eve"))])
-    headers = [(b"origin", b"https://3000-m2.previews.example"), (case.header, case.of(OWNER))]
-    unknown = await door.knock(kind, headers, host="3000-m2.previews.example", origin=None)
-    assert refused.status == unknown.status == 404
-    assert {**refused.json(), "request_id": ""} == {**unknown.json(), "request_id": ""}
-    assert refused.messages[0] == unknown.messages[0]
-    assert door.upstream.untouched
-
-
-@KINDS
-@pytest.mark.parametrize("name", ["jwt in a header", "jwt in a cookie", "starlette", "cookie"])
-async def test_h06_what_the_session_is_read_from_never_reaches_upstream(kind: str, name: str) -> None:
-    case = CASES[name]
-    door = Door(session=case.session)
-    field = case.of(OWNER)
-    credential = field.partition(b"=")[2] if case.header == b"cookie" else field.removeprefix(b"Bearer ")
-    headers = [(case.header, field), (b"cookie", b"own=1; __Host-Http-pp=" + door.gate())]
-    assert (await door.knock(kind, headers)).status == 200
-    (request,) = door.upstream.requests
-    sent = b"\n".join(value for _, value in request.headers.raw)
-    assert credential not in sent
-    assert b"__Host-Http-pp" not in sent
-    assert request.headers["cookie"] == "own=1"
-
-
-@KINDS
-async def test_h06_what_a_plain_function_reads_is_named_in_the_policy(kind: str) -> None:
-    door = Door(session=plain)
-    policy = Policy(private_headers=("x-user",), private_cookies=("theirs",))
-    door.proxy = PreviewProxy(
-        router=HostPattern("{port}-{machine}.previews.example"),
-        provider=door.upstream,
-        authorize=owner_only,
-        session=plain,
-        policy=policy,
-        transport=door.upstream,
-    )
-    await door.knock(kind, [(b"x-user", OWNER.encode()), (b"cookie", b"theirs=1; own=1")])
-    (request,) = door.upstream.requests
-    assert "x-user" not in request.headers
-    assert request.headers["cookie"] == "own=1"
-
-
-@KINDS
-async def test_the_gate_is_asked_first_and_the_session_where_it_does_not_hold(kind: str) -> None:
-    asked = 0
-
-    async def session(connection: HTTPConnection) -> str | None:
-        nonlocal asked
-        asked += 1
-        return OWNER
-
-    door = Door(session=session)
-    assert (await door.knock(kind, gate_cookie(door.gate()))).status == 200
-    assert asked == 0
-    assert (await door.knock(kind, gate_cookie(b"expired"))).status == 200
-    assert asked == 1
-
-
-@KINDS
-async def test_the_session_sees_the_request_as_it_came(kind: str) -> None:
-    seen: list[HTTPConnection] = []
-
-    async def session(connection: HTTPConnection) -> str | None:
-        seen.append(connection)
-        return None
-
-    await Door(session=session, tickets=None).knock(kind, [(b"x-own", b"caf\xe9")])
-    assert (seen[0].url.path, seen[0].headers["x-own"], seen[0].scope["type"]) == ("/", "café", kind)
-
-
 # --- whose request it is -------------------------------------------------------------------------------------------
 
 
@@ -426,161 +330,6 @@ async def test_a_token_in_a_header_is_sent_on_purpose_so_any_origin_may(kind: st
 async def test_what_a_plain_function_reads_may_be_a_cookie() -> None:
     door = Door(session=plain)
     assert (await door.knock("websocket", [(b"x-user", OWNER.encode())], origin=b"https://evil.example")).status == 403
-
-
-# --- the customer's own code fails ---------------------------------------------------------------------------------
-
-
-async def _raises(*_: object) -> Any:
-    raise LookupError("canary: the database's password")
-
-
-async def _hangs(*_: object) -> Any:
-    await anyio.sleep_forever()
-
-
-def _answers(answer: object) -> Callable[..., Awaitable[Any]]:
-    async def function(*_: object) -> Any:
-        return answer
-
-    return function
-
-
-NONSENSE = [1, 0, "yes", "", [True], object()]
-
-
-@KINDS
-@pytest.mark.parametrize("authorize", [_raises, _hangs, _answers(None), *map(_answers, NONSENSE)])
-async def test_a01_an_authorize_that_does_not_say_yes_or_no_is_503(
-    kind: str, authorize: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    door = Door(authorize=authorize)
-    with caplog.at_level(logging.DEBUG):
-        answer = await door.knock(kind, gate_cookie(door.gate()))
-    assert (answer.status, answer.json()["code"], answer.json()["retryable"]) == (503, "check_failed", True)
-    assert door.upstream.untouched
-    assert "canary" not in caplog.text
-    assert len([record for record in caplog.records if record.name == "preview_proxy"]) == 1
-
-
-@KINDS
-@pytest.mark.parametrize("session", [_raises, _hangs, *map(_answers, [1, 0, "", b"ada", [OWNER], object()])])
-async def test_a01_a_session_check_that_fails_is_503_and_never_anonymous(
-    kind: str, session: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    door = Door(session=session)
-    with caplog.at_level(logging.DEBUG):
-        answer = await door.knock(kind)
-    assert (answer.status, answer.json()["code"]) == (503, "check_failed")
-    assert door.upstream.untouched
-    assert "canary" not in caplog.text
-
-
-async def test_an_error_of_ours_that_authorize_raises_comes_through() -> None:
-    async def authorize(subject: str, preview: Preview) -> bool:
-        raise Forbidden
-
-    door = Door(authorize=authorize)
-    assert (await door.knock("http", gate_cookie(door.gate()))).status == 403
-
-
-def test_code_that_would_block_every_visitor_is_refused_at_construction() -> None:
-    with pytest.raises(ConfigurationError, match="authorize must be an async callable"):
-        Door(authorize=lambda subject, preview: True)
-    with pytest.raises(ConfigurationError, match="session must be an async callable"):
-        Door(session=lambda connection: OWNER)
-    with pytest.raises(ConfigurationError, match="nobody could pass"):
-        Door(tickets=None)
-
-
-# --- A-07: what is remembered --------------------------------------------------------------------------------------
-
-
-class Asked:
-    """An `authorize` that notes who asks for what, and answers from a list."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.questions: list[tuple[str, Preview]] = []
-        self._answers = list(answers)
-
-    async def __call__(self, subject: str, preview: Preview) -> Any:
-        self.questions.append((subject, preview))
-        return self._answers.pop(0) if self._answers else True
-
-
-class Clock:
-    """Stands in for the `time` module."""
-
-    def __init__(self) -> None:
-        self.passed = 0.0
-
-    def time(self) -> float:
-        return time.time() + self.passed
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.passed
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(gate, "time", made)
-    return made
-
-
-@KINDS
-async def test_a07_a_yes_holds_for_a_while_and_for_one_subject_and_preview(kind: str, clock: Clock) -> None:
-    authorize = Asked()
-    door = Door(authorize=authorize)
-    for _ in range(3):
-        assert (await door.knock(kind, gate_cookie(door.gate()))).status == 200
-    assert authorize.questions == [(OWNER, PREVIEW)]
-    assert (await door.knock(kind, gate_cookie(door.gate("eve")))).status == 200
-    assert authorize.questions == [(OWNER, PREVIEW), ("eve", PREVIEW)]
-    clock.passed = Limits().decision_ttl
-    assert (await door.knock(kind, gate_cookie(door.gate()))).status == 200
-    assert len(authorize.questions) == 3
-
-
-@KINDS
-@pytest.mark.parametrize("answer", [False, None])
-async def test_a07_anything_else_is_asked_again(kind: str, answer: object) -> None:
-    authorize = Asked(answer, answer)
-    door = Door(authorize=authorize)
-    statuses = [(await door.knock(kind, gate_cookie(door.gate()))).status for _ in range(3)]
-    assert statuses == [404 if answer is False else 503] * 2 + [200]
-
-
-async def test_a07_what_is_forgotten_is_asked_again() -> None:
-    other = Preview("m1", 3001)
-    for subject, preview, asked_again in (
-        (OWNER, None, True),
-        (None, PREVIEW, True),
-        (OWNER, PREVIEW, True),
-        ("eve", None, False),
-        (None, other, False),
-        (OWNER, other, False),
-        ("eve", PREVIEW, False),
-    ):
-        authorize = Asked()
-        door = Door(authorize=authorize)
-        await door.knock("http", gate_cookie(door.gate()))
-        assert door.proxy.revoke(subject=subject, preview=preview) == 0
-        await door.knock("http", gate_cookie(door.gate()))
-        assert (len(authorize.questions) == 2) is asked_again, (subject, preview)
-
-
-@KINDS
-async def test_a_gate_that_was_read_before_still_expires_and_holds_nowhere_else(kind: str, clock: Clock) -> None:
-    door = Door()
-    cookie = gate_cookie(door.gate())
-    assert (await door.knock(kind, cookie)).status == 200
-    elsewhere = [(b"origin", b"https://3000-m2.previews.example"), *cookie]
-    assert (await door.knock(kind, elsewhere, host="3000-m2.previews.example", origin=None)).status == 401
-    clock.passed = 3601
-    assert door.tickets is not None
-    door.tickets._clock = clock.time
-    assert (await door.knock(kind, cookie)).status == 401
 
 
 # --- all of it, on the wire ----------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
 
 PREVIEW = Preview("m1", 3000)
 ROUTED = Routed(PREVIEW, Origin("https", "3000-m1.previews.example", 443))
+CANARY = "canary-0123456789"
 EXPIRED = CredentialRejected("preview_proxy_token_expired")
 JSON = ((b"content-type", b"application/json"),)
 SAYS_EXPIRED = b'{"error": "expired", "code": "preview_proxy_token_expired"}'
@@ -50,6 +51,19 @@ class Minting:
 
     def clock(self) -> float:
         return self.now
+
+
+class Talkative:
+    """A provider whose edge may be behind every answer, and has no failures of its own."""
+
+    async def resolve(self, preview: Preview) -> Target:
+        return fixed_target("https://up.example", http_credentials={"x-token": CANARY})
+
+    def may_explain(self, status: int, headers: RawHeaders) -> bool:
+        return True
+
+    def explain_error(self, status: int, headers: RawHeaders, body: bytes) -> ProviderError | None:
+        return None
 
 
 def lease(
@@ -94,6 +108,20 @@ def test_only_a_provider_that_can_is_asked_to_explain() -> None:
     assert error is not None
     assert error.code == "preview_proxy_token_expired"
     assert edge.explain(401, JSON, b'{"error": "the app\'s own"}') is None
+
+
+@pytest.mark.parametrize(("status", "asked"), [(200, False), (204, False), (304, False), (307, True), (502, True)])
+def test_failures_and_redirects_may_be_the_edges(status: int, asked: bool) -> None:
+    assert lease(Talkative()).may_explain(status, ()) is asked
+
+
+async def test_h14_an_answer_that_repeats_the_credential_is_not_shown() -> None:
+    held = lease(Talkative())
+    await held.route()
+    error = held.explain(502, (), f"no route to {CANARY}".encode())
+    assert error is not None
+    assert (error.code, error.detail) == ("provider_failed", "an answer 502 that repeats the credential")
+    assert held.explain(502, (), b"no route") is None
 
 
 async def test_only_what_a_new_credential_cures_renews_it() -> None:

@@ -15,10 +15,10 @@ import preview_proxy
 ROOT = Path(__file__).parent.parent
 
 PUBLIC = """
-    Authenticator ConfigurationError CookieSession Embed Endpoint HeldTarget HostPattern HostTable JWTSession Limits
-    MemoryTicketStore Nullspace Origin Policy Preview PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider
-    RedisState Revocation Revocations Routed Router Secret Session SharedTargets StarletteSession Static Target
-    TicketStore Tickets first_of redact_logging
+    Aether Authenticator Blaxel ConfigurationError CookieSession Daytona Digitorn DigitornHosts E2B Embed Endpoint
+    HeldTarget HostPattern HostTable JWTSession Limits MemoryTicketStore Nullspace OpenComputer Origin Policy Preview
+    PreviewProxy PreviewProxyError PreviewProxyMiddleware Provider RedisState Revocation Revocations Routed Router
+    Secret Session SharedTargets StarletteSession Static Target TicketStore Tickets first_of redact_logging
 """
 
 
@@ -79,4 +79,5 @@ def test_importing_has_no_side_effect_on_logging() -> None:
 def test_provider_sdks_and_servers_are_not_imported_before_they_are_needed() -> None:
     program = "import sys, preview_proxy; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"nullspace", "uvicorn", "fastapi", "itsdangerous", "redis", "requests"} & set(ran.stdout.split())
+    sdks = {"blaxel", "nullspace", "opencomputer", "redis"}
+    assert not (sdks | {"uvicorn", "fastapi", "itsdangerous", "requests"}) & set(ran.stdout.split())

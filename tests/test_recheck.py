@@ -58,7 +58,7 @@ async def test_w10_authorize_that_says_no_closes_both_sides_with_4403(server: st
             async with dial(w) as socket:
                 await socket.send("x")
                 await socket.recv()
-                w.allowed.clear()
+                await w.pull("forbid", subject=OWNER)
                 assert await closed(socket) == (4403, "access_ended")
             await w.dev.wait_for(lambda dev: dev.websockets[-1].close_code == 4403)
 
@@ -67,7 +67,7 @@ async def test_w10_authorize_that_says_no_closes_both_sides_with_4403(server: st
 async def test_a08_authorize_that_says_no_cuts_an_event_stream(server: str) -> None:
     with anyio.fail_after(20):
         async with world(serve=HTTP_SERVERS[server], policy=QUICK) as w, streaming(w) as stream:
-            w.allowed.clear()
+            await w.pull("forbid", subject=OWNER)
             await cut(stream)
             await w.dev.wait_for(lambda dev: dev.open_connections == 0)
 

@@ -129,14 +129,14 @@ async def test_somebody_or_something_is_named(w: World) -> None:
 @pytest.mark.parametrize(
     ("named", "closing"),
     [
-        ({"preview": PREVIEW}, (4403, "access_ended")),
-        ({"subject": OWNER, "preview": PREVIEW}, (4403, "access_ended")),
+        ({"port": "3000"}, (4403, "access_ended")),
+        ({"subject": OWNER, "port": "3000"}, (4403, "access_ended")),
         ({"subject": OWNER}, (4401, "not_signed_in")),
         ({"session": LOGIN}, (4401, "not_signed_in")),
     ],
 )
 async def test_w10_an_open_websocket_is_closed_on_both_sides(
-    server: str, named: dict[str, Any], closing: tuple[int, str], caplog: pytest.LogCaptureFixture
+    server: str, named: dict[str, str], closing: tuple[int, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "preview_proxy")
     async with world(serve=WEBSOCKET_SERVERS[server]) as w:
@@ -145,7 +145,7 @@ async def test_w10_an_open_websocket_is_closed_on_both_sides(
             async with dial(w) as socket:
                 await socket.send("x")
                 assert await socket.recv() == "x"
-                assert w.proxy.revoke(**named) == 1
+                assert await w.pull("revoke", **named) == 1
                 assert await closed(socket) == closing
             await w.dev.wait_for(lambda dev: dev.websockets[-1].close_code == closing[0])
             await until(lambda: len(w.proxy._live) == 0)

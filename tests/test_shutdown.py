@@ -14,7 +14,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from preview_proxy.testing import WebSocket
-from tests.test_mounting import Site, ended, heard, in_a_process
+from tests.test_mounting import Site, heard
+from tests.test_process import ended, in_a_process
 from tests.world import read_answer
 
 pytestmark = pytest.mark.anyio

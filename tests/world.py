@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import anyio
 import h11
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
-from preview_proxy import HostPattern, Nullspace, Policy, Preview, PreviewProxy, PreviewProxyMiddleware, Tickets
+from preview_proxy import Nullspace, Policy, Preview, PreviewProxy
 from preview_proxy.testing import DevServer, NullspaceEmulator
-from tests.servers import Serving, listening, serving
+from tests.apart import Apart
+from tests.company import APP, EMBEDDER, MACHINE, OWNER, SECRET, ZONE, Setting, build, nullspace_of
+from tests.servers import Serving, listening, name_of, serving
 
-MACHINE = "mch_a1b2c3d4"
-ZONE = "preview.localhost"
+__all__ = ["EMBEDDER", "HOST", "MACHINE", "OWNER", "SECRET", "ZONE", "Answer", "World", "read_answer", "world"]
+
 HOST = f"3000-{MACHINE}.{ZONE}"
-EMBEDDER = "http://app.localhost"
-OWNER = "ada"
-SECRET = "test secret, long enough for a key: 32 bytes"
 
 
 @dataclass
@@ -43,6 +39,11 @@ class Answer:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    @property
+    def code(self) -> str | None:
+        """The error code of an answer of the proxy's own."""
+        return next((value.decode() for value in self.values(b"x-preview-proxy-error")), None)
+
 
 @dataclass
 class World:
@@ -53,6 +54,7 @@ class World:
     reached_app: list[str]
     allowed: dict[str, set[str]]
     gate: str = ""
+    server: str = ""
 
     @property
     def host(self) -> str:
@@ -68,12 +70,18 @@ class World:
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value)]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
-    async def raw(self, request: bytes, *, method: str = "GET") -> Answer:
-        """Send bytes, read one response to its end, and close."""
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[anyio.abc.SocketStream]:
+        """A connection to the server, for ten seconds at most."""
         with anyio.fail_after(10):
             async with await anyio.connect_tcp("127.0.0.1", self.port) as stream:
-                await stream.send(request)
-                return await read_answer(stream, method)
+                yield stream
+
+    async def raw(self, request: bytes, *, method: str = "GET") -> Answer:
+        """Send bytes, read one response to its end, and close."""
+        async with self.connected() as stream:
+            await stream.send(request)
+            return await read_answer(stream, method)
 
     async def get(self, target: str = "/", **kwargs: Any) -> Answer:
         return await self.raw(self.request(target, **kwargs), method=kwargs.get("method", "GET"))
@@ -92,6 +100,14 @@ class World:
         answer = await self.exchange(await self.ticket(subject))
         assert answer.status == 204, answer
         return answer.values(b"set-cookie")[0].split(b";")[0].partition(b"=")[2].decode()
+
+    async def pull(self, lever: str, **arguments: str) -> Any:
+        """Have the company's own app do something with its proxy; see `tests.company`."""
+        body = json.dumps(arguments).encode()
+        fields = {"Host": APP, "Cookie": "", "Content-Length": str(len(body))}
+        answer = await self.raw(self.request(f"/levers/{lever}", method="POST", headers=fields) + body)
+        assert answer.status == 200, answer
+        return answer.json()
 
 
 async def read_answer(stream: anyio.abc.ByteStream, method: str = "GET") -> Answer:
@@ -125,65 +141,48 @@ async def read_answer(stream: anyio.abc.ByteStream, method: str = "GET") -> Answ
             return answer
 
 
-def company_app(reached: list[str]) -> Starlette:
-    """The company's own app: it answers everything, and notes what reached it."""
-
-    async def page(request: Request) -> Response:
-        reached.append(request.scope["path"])
-        return PlainTextResponse("the company's own page")
-
-    return Starlette(routes=[Route("/{rest:path}", page, methods=["GET", "POST"])])
-
-
 def nullspace_provider(nullspace: NullspaceEmulator) -> Nullspace:
-    return Nullspace(
-        api_key=nullspace.api_key,
-        base_url=nullspace.api_url,
-        domains=[nullspace.edge_domain],
-        allow_insecure_loopback=True,
-    )
+    return nullspace_of(Setting(0, nullspace.api_key, nullspace.api_url, nullspace.edge_domain))
 
 
 @contextlib.asynccontextmanager
 async def world(
     *,
     http: str = "httptools",
-    serve: Serving | None = None,
+    serve: Serving | Apart | None = None,
     policy: Policy | None = None,
     traffic_token: str | None = None,
     sign_in: bool = True,
+    told: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[World]:
     """Everything running, and (with `sign_in`) a gate for the machine's owner. `options` go to `PreviewProxy`.
 
     `http` is uvicorn's parser, `serve` another server. A `provider` is made by a function of the emulator, a `router`
-    by one of the host pattern.
+    by one of the host pattern. Of a server in a process of its own, `proxy`, `reached_app` and `allowed` are a twin
+    that nothing reaches: it can only issue tickets, and of `policy` it is told the limits. `told` are further fields
+    of its `Setting`.
     """
     listener = listening()
-    port = listener.getsockname()[1]
-    allowed = {OWNER: {MACHINE}}
-    reached: list[str] = []
-
-    async def authorize(subject: str, preview: Preview) -> bool:
-        return preview.machine in allowed.get(subject, set())
-
     async with DevServer() as dev, NullspaceEmulator() as nullspace:
         nullspace.add_machine(MACHINE, {3000: dev}, traffic_token=traffic_token)
-        provider = options.pop("provider", nullspace_provider)(nullspace)
-        pattern = HostPattern("{port}-{machine}." + ZONE, scheme="http", port=port)
-        proxy = PreviewProxy(
-            **{
-                "router": options.pop("router", lambda pattern: pattern)(pattern),
-                "provider": provider,
-                "tickets": Tickets(SECRET, [EMBEDDER]),
-                "authorize": authorize,
-                "policy": policy,
-                **options,
-            }
-        )
-        app = PreviewProxyMiddleware(company_app(reached), proxy=proxy)
-        async with (serve or partial(serving, http=http))(app, listener):
-            made = World(nullspace, dev, proxy, port, reached, allowed)
+        setting = Setting(listener.getsockname()[1], nullspace.api_key, nullspace.api_url, nullspace.edge_domain)
+        setting = replace(setting, **(told or {}))
+        if isinstance(serve, Apart):
+            assert not options, "another process cannot be told of these"
+            setting = replace(setting, limits=asdict(policy.limits) if policy else {})
+            running: AbstractAsyncContextManager[None] = serve.serving(setting, listener)
+            company = build(setting)
+        else:
+            if "provider" in options:
+                options["provider"] = options["provider"](nullspace)
+            if "router" in options:
+                options["router"] = options["router"](setting.pattern())
+            company = build(setting, **({"policy": policy} if policy else {}), **options)
+            running = (serve or partial(serving, http=http))(company.app, listener)
+        async with running:
+            made = World(nullspace, dev, company.proxy, setting.port, company.reached, company.allowed)
+            made.server = name_of(serve) if serve else http
             if sign_in and options.get("tickets", True):
                 made.gate = await made.sign_in()
             yield made

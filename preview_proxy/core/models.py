@@ -103,18 +103,58 @@ class Origin:
 
     @cached_property
     def serialized(self) -> bytes:
-        """What `str()` gives, as an `Origin` field carries it (RFC 6454 §6.2)."""
+        """Scheme and authority, as an `Origin` field carries them (RFC 6454 §6.2)."""
         return str(self).encode("ascii")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"
 
 
+class HiddenOrigin(Origin):
+    """An origin whose host is itself a credential, because it holds `secret` (in lower case, like every host).
+
+    Its textual forms name ``hidden.invalid`` instead (RFC 2606 §2), and no attribute holds the host in the clear. DNS
+    and TLS (RFC 6066 §3) still tell it to whoever watches the network.
+    """
+
+    hidden: Secret
+    secret: Secret
+
+    def __init__(self, scheme: str, host: str, port: int, secret: Secret) -> None:
+        # past the frozen dataclass's own `__init__`, which would keep the host as text
+        vars(self).update(scheme=scheme, port=port, hidden=Secret(host), secret=secret)
+
+    @property
+    def host(self) -> str:
+        return self.hidden.reveal().decode("ascii")
+
+    @property
+    def authority(self) -> str:
+        return self.host if self.port == DEFAULT_PORTS[self.scheme] else f"{self.host}:{self.port}"
+
+    @property
+    def field(self) -> bytes:
+        return self.authority.encode("ascii")
+
+    @property
+    def serialized(self) -> bytes:
+        return b"%b://%b" % (self.scheme.encode("ascii"), self.field)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://hidden.invalid"
+
+    def __repr__(self) -> str:
+        return f"HiddenOrigin({str(self)!r})"
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where one transport of a target is served, and the credential headers that only this origin may see.
 
-    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target.
+    `base_path` has no trailing slash; `marker` is the raw query parameter appended to every request target. The edge
+    drops a WebSocket that is `max_socket_age` seconds old; None where it does not. `instructions` are header fields
+    for the edge that are no secret, sent with every request. Under a `HiddenOrigin` the `Host` field has to be one of
+    the credentials.
     Raises `ValueError` for plain HTTP to another computer, and for a credential header that is there twice.
     """
 
@@ -122,17 +162,21 @@ class Endpoint:
     base_path: bytes = b""
     marker: bytes = b""
     credentials: tuple[tuple[bytes, Secret], ...] = field(default=(), repr=False)
+    max_socket_age: float | None = None
+    instructions: RawHeaders = ()
 
     def __post_init__(self) -> None:
         if self.origin.scheme != "https" and not self.origin.is_loopback:
             raise ValueError("an endpoint must be https, unless its host is loopback")
-        if len(self.credential_names) != len(self.credentials):
+        if len(self.credential_names) != len(self.credentials) + len(self.instructions):
             raise ValueError("a credential header is given twice")
+        if isinstance(self.origin, HiddenOrigin) and b"host" not in self.credential_names:
+            raise ValueError("a hidden origin needs its Host among the credentials")
 
     @cached_property
     def credential_names(self) -> frozenset[bytes]:
-        """The names of the credential headers: nobody else's may go out under them."""
-        return frozenset(name.lower() for name, _ in self.credentials)
+        """The names of the credentials and instructions: nobody else's fields may go out under them."""
+        return frozenset(name.lower() for name, _ in (*self.credentials, *self.instructions))
 
     @cached_property
     def scope(self) -> bytes:
@@ -143,7 +187,9 @@ class Endpoint:
         return digest.digest()
 
     def leaks(self, text: bytes) -> bool:
-        """Whether `text` repeats one of the credentials."""
+        """Whether `text` repeats one of the credentials, or what is secret in the host."""
+        if isinstance(self.origin, HiddenOrigin) and self.origin.secret.occurs_in(text.lower()):
+            return True
         return any([secret.occurs_in(text) for _, secret in self.credentials])  # noqa: C419 - a list is faster
 
 

@@ -157,7 +157,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
     not_ours = nominated(inbound.headers) | endpoint.credential_names
     if not usual.isdisjoint(not_ours):
         usual -= not_ours
-    headers = [(b"host", endpoint.origin.field)]
+    headers = [] if b"host" in endpoint.credential_names else [(b"host", endpoint.origin.field)]
     cookies, referers = [], []
     for pair in inbound.headers:
         name = pair[0]
@@ -181,6 +181,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
         headers.append((b"x-forwarded-for", inbound.client.encode("latin-1", "replace")))
     if route.user:
         headers.append((b"x-preview-user", quote(route.user, safe=_PRINTABLE).encode()))
+    headers += endpoint.instructions
     return headers
 
 
@@ -329,8 +330,9 @@ def _set_cookie(value: bytes, route: Route, rules: Rules) -> bytes | None:
 
 
 def _content_security_policy(value: bytes, route: Route, rules: Rules) -> bytes | None:
-    """The sandbox's policies without `frame-ancestors`, which is the operator's to say (CSP 3 §6.4.2)."""
-    policies = [_without_frame_ancestors(policy) for policy in value.split(b",")]
+    """The sandbox's policies for the public host, without `frame-ancestors`: that is the operator's (CSP 3 §6.4.2)."""
+    renamed = value.replace(route.endpoint.origin.field, route.public.field)
+    policies = [_without_frame_ancestors(policy) for policy in renamed.split(b",")]
     return b", ".join([policy for policy in policies if policy]) or None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from preview_proxy.core.models import DEFAULT_PORTS, HOST, Endpoint, Origin, Preview, RawHeaders, Target
@@ -67,6 +67,15 @@ class SupportsWake(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsRotation(Protocol):
+    """A provider that replaces a machine's credential under way."""
+
+    def when_rotated(self, forget: Callable[[str], None]) -> None:
+        """Have `forget` called with the machine's id before the credential of its targets changes."""
+        ...
+
+
 # RFC 3986 §3, less what an endpoint never has: user name, IPv6 literal, fragment, empty and dot segments.
 # A grammar of what may pass leaves no room for the differences between URL parsers.
 _URL = re.compile(
@@ -86,15 +95,16 @@ def endpoint_from_url(
     url: str,
     credentials: Sequence[tuple[bytes, Secret]] = (),
     *,
+    instructions: RawHeaders = (),
     domains: Sequence[str] | None = None,
     allow_insecure_loopback: bool = False,
 ) -> Endpoint:
     """The endpoint that an absolute URL names, bound to the credentials that only its origin may see.
 
     `ws` and `wss` become `http` and `https`, so that both transports dial alike. The path becomes the base path,
-    the query the marker. With `domains`, for a URL that somebody else chose, the host must be one of them or below
-    one, at port 443. `allow_insecure_loopback` admits plain HTTP, any port and 127.0.0.0/8, but only for a host
-    that is loopback by its name.
+    the query the marker. `instructions` are fields for the edge that are no secret. With `domains`, for a URL that
+    somebody else chose, the host must be one of them or below one, at port 443. `allow_insecure_loopback` admits plain
+    HTTP, any port and 127.0.0.0/8, but only for a host that is loopback by its name.
 
     Raises `ValueError` with the rule that the URL breaks; the message never holds the URL.
     """
@@ -103,7 +113,7 @@ def endpoint_from_url(
         _check_public(origin, listed=domains is None)
     if domains is not None and not any(f".{origin.host}".endswith(f".{domain}") for domain in domains):
         raise ValueError("the URL must be under one of: " + ", ".join(domains))
-    endpoint = Endpoint(origin, base_path, marker, tuple(credentials))
+    endpoint = Endpoint(origin, base_path, marker, tuple(credentials), instructions=instructions)
     parameters = b"&".join(part for part in re.split(b"[&;]", marker) if part not in _INSTRUCTIONS)
     if strip_parameters(parameters) != parameters or endpoint.leaks(url.encode()):
         raise ValueError("the URL must not carry a credential")

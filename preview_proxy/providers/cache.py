@@ -20,7 +20,7 @@ import anyio
 
 from preview_proxy.core.models import Preview, Target
 from preview_proxy.errors import PreviewProxyError, ProviderError
-from preview_proxy.providers.base import Provider, SupportsRevoke
+from preview_proxy.providers.base import Provider, SupportsRevoke, SupportsRotation
 from preview_proxy.providers.flights import Flights
 from preview_proxy.providers.held import MINT_INTERVAL, HeldTarget, Holding, Minted
 from preview_proxy.providers.pace import Pace
@@ -60,6 +60,14 @@ class TargetCache:
         self._held: dict[Preview, Holding] = {}
         self._replaced: list[Holding] = []
         self._flights: Flights[Preview, Holding | PreviewProxyError] = Flights()
+        if isinstance(provider, SupportsRotation):
+            provider.when_rotated(self.forget)
+
+    def forget(self, machine: str) -> None:
+        """Use a machine's targets no more: their credential ends."""
+        for held in self._held.values():
+            if held.preview.machine == machine:
+                held.end("ended")
 
     async def get(self, preview: Preview) -> Holding:
         """The target for `preview`, from memory, from another worker or from the provider.

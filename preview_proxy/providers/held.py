@@ -17,6 +17,8 @@ RENEW_AT = 0.8
 SPREAD = 0.1
 """The part of its lifetime by which that moment varies, so that targets of one age are not renewed at once."""
 
+ENDED = float("-inf")
+
 
 class Minted(NamedTuple):
     """A provider's answer, and when it came (Unix seconds)."""
@@ -29,7 +31,8 @@ class HeldTarget(NamedTuple):
     """A target that this process holds or held, without its credential, in the words of Nullspace's inventory.
 
     `id` is the provider's (a grant), times are Unix seconds, counters are those of this process. `status` is
-    ``"active"``, ``"replaced"`` by a newer target but still valid, or ``"refused"`` by the provider's edge.
+    ``"active"``, ``"replaced"`` by a newer target but still valid, ``"refused"`` by the provider's edge, ``"revoked"``,
+    or ``"ended"`` by the provider.
     """
 
     id: str
@@ -73,13 +76,13 @@ class Holding:
 
     def holds(self, now: float) -> bool:
         """Whether it may be used at `now`, fresh or not."""
-        if self.status in ("refused", "revoked"):
+        if self.renew_at == ENDED:
             return False
         return now < self.renew_at or self.target.expires_at is None or now < self.target.expires_at
 
     def end(self, status: str) -> None:
         """Use it no more."""
-        self.status, self.renew_at = status, float("-inf")
+        self.status, self.renew_at = status, ENDED
 
     def used(self, kind: str, now: float) -> None:
         """Count a request or a WebSocket."""

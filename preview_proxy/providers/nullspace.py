@@ -9,29 +9,29 @@ a traceback keeps every frame that its exception passed, with the locals in them
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import anyio
 import httpx
 
-from preview_proxy.core.models import HOST, Endpoint, Preview, RawHeaders, Target
+from preview_proxy.core.models import Endpoint, Preview, RawHeaders, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, PortNotAllowed, PreviewProxyError, ProviderError
 from preview_proxy.providers import nullspace_lifecycle
+from preview_proxy.providers.answers import unix_seconds
+from preview_proxy.providers.api import JsonApi, timed_out
 from preview_proxy.providers.base import endpoint_from_url
-from preview_proxy.providers.nullspace_errors import api_error, edge_error, json_object, may_be_edge_error, sdk_error
+from preview_proxy.providers.nullspace_errors import api_error, edge_error, may_be_edge_error, sdk_error
+from preview_proxy.providers.options import api_option, configured, domains_option, secret_option, timeout_option
 
 if TYPE_CHECKING:
     from nullspace.client import AsyncNullspaceClient
 
-T = TypeVar("T")
 Answer = Mapping[str, object]
 
 TOKEN_HEADER = "x-nullspace-preview-proxy-token"  # noqa: S105 - a name, not a value
@@ -39,9 +39,6 @@ TRAFFIC_HEADER = "x-nullspace-traffic-access-token"
 
 # SSH and the desktop belong to the platform.
 RESERVED_PORTS = frozenset({22, *range(5900, 6000)})
-
-MAX_ANSWER = 64 * 1024
-"""Bytes of an answer of the API."""
 
 
 class Nullspace:
@@ -80,19 +77,19 @@ class Nullspace:
             raise ConfigurationError("base_url and transport are for an api_key: the client has its own")
         if expires_in is not None and not 60 <= expires_in <= 86_400:
             raise ConfigurationError("expires_in must be 60 to 86400 seconds, or None for the deployment's default")
-        if not timeout > 0:
-            raise ConfigurationError("timeout must be greater than 0 seconds")
+        timeout = timeout_option(timeout)
         url = client.base_url if client is not None else base_url or _base_url_of_environment()
-        self._api = _configured("base_url", lambda: _api_endpoint(url, allow_insecure_loopback))
-        self._domains = _configured("domains", lambda: _checked_domains(domains))
-        self._traffic_token = _configured("traffic_tokens", lambda: _traffic_lookup(traffic_tokens))
+        self._api = api_option(url, allow_insecure_loopback)
+        self._domains = domains_option(domains, "nullspace.dev")
+        self._traffic_token = configured("traffic_tokens", lambda: _traffic_lookup(traffic_tokens))
         self._allow_insecure_loopback = allow_insecure_loopback
         self._mint: _HttpMint | _SdkMint
-        if client is not None:
+        if api_key is not None:
+            bearer = (b"authorization", b"Bearer ", secret_option("api_key", api_key))
+            api = JsonApi(self._api, credentials=[bearer], timeout=timeout, transport=transport)
+            self._mint = _HttpMint(api, expires_in)
+        elif client is not None:
             self._mint = _SdkMint(client, expires_in, timeout)
-        else:
-            key = api_key if isinstance(api_key, Secret) else _configured("api_key", lambda: Secret(str(api_key)))
-            self._mint = _HttpMint(self._api, key, expires_in, timeout, transport)
 
     async def resolve(self, preview: Preview) -> Target:
         """Mint a target. Raises `PortNotAllowed`, `NotFound`, `MachineUnavailable` or `ProviderError`."""
@@ -123,7 +120,7 @@ class Nullspace:
         websocket = self._endpoint(answer, "websocket", traffic)
         if http is None and websocket is None:
             raise ValueError("it has no URL")
-        return Target(_grant_id(answer), http, websocket, _unix_seconds(answer.get("expires_at")))
+        return Target(_grant_id(answer), http, websocket, _expiry(answer.get("expires_at")))
 
     def _endpoint(self, answer: Answer, kind: str, traffic: list[tuple[bytes, Secret]]) -> Endpoint | None:
         url, token = answer.get(f"{kind}_url"), answer.get(f"{kind}_token")
@@ -185,68 +182,25 @@ class Nullspace:
 class _HttpMint:
     """The API by HTTP, one request per call."""
 
-    def __init__(
-        self,
-        api: Endpoint,
-        key: Secret,
-        expires_in: int | None,
-        timeout: float,
-        transport: httpx.AsyncBaseTransport | None,
-    ) -> None:
-        self._base_url = f"{api.origin}{api.base_path.decode()}"
-        self._key = key
-        self._body: Answer = {} if expires_in is None else {"expires_in_seconds": expires_in}
-        self._timeout = timeout
-        self._transport = transport
+    def __init__(self, api: JsonApi, expires_in: int | None) -> None:
+        self._api = api
+        self._body = {} if expires_in is None else {"expires_in_seconds": expires_in}
+        self.aclose = api.aclose
 
     async def __call__(self, preview: Preview) -> Answer | PreviewProxyError:
-        path = f"/v1/machines/{quote(preview.machine, safe='')}/ports/{preview.port}/preview-proxy-target"
-        return await self.call("POST", path, self._body)
+        machine = quote(preview.machine, safe="")
+        return await self.call("POST", f"/v1/machines/{machine}/ports/{preview.port}/preview-proxy-target", self._body)
 
     async def call(self, method: str, path: str, body: Answer | None = None) -> Answer | PreviewProxyError:
         """The API's answer to one request, or the failure."""
-        try:
-            with anyio.fail_after(self._timeout):
-                return await self._send(self._request(method, path, body))
-        except (TimeoutError, httpx.TimeoutException):
-            return _timed_out(self._timeout)
-        except Exception as error:
-            return ProviderError(detail=f"the API could not be reached: {type(error).__name__}")
-
-    async def _send(self, request: httpx.Request) -> Answer | PreviewProxyError:
-        if self._transport is None:
-            # No limit, because httpcore can lose a slot for good when a request is cancelled (its issue 1093).
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-            self._transport = httpx.AsyncHTTPTransport(trust_env=False, retries=0, limits=limits)
-        response = await self._transport.handle_async_request(request)
-        try:
-            body = await _read(response)
-        finally:
-            await response.aclose()
-        if response.is_success:
-            return json_object(body) or ProviderError(detail="the API's answer is not a small JSON object")
-        return api_error(response.status_code, tuple((n.lower(), v) for n, v in response.headers.raw), body)
-
-    def _request(self, method: str, path: str, body: Answer | None) -> httpx.Request:
-        headers = [
-            (b"accept", b"application/json"),
-            (b"accept-encoding", b"identity"),
-            (b"authorization", b"Bearer " + self._key.reveal()),
-            (b"user-agent", b"preview-proxy"),
-        ]
-        if body is not None:
-            headers.append((b"content-type", b"application/json"))
-        return httpx.Request(
-            method,
-            f"{self._base_url}{path}",
-            headers=headers,
-            content=None if body is None else json.dumps(body, separators=(",", ":")).encode(),
-            extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)},
-        )
-
-    async def aclose(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
+        answer = await self._api.call(method, path, body)
+        if isinstance(answer, ProviderError):
+            return answer
+        if not answer.ok:
+            return api_error(answer)
+        if not isinstance(answer.document, dict):
+            return ProviderError(detail="the API's answer is not a small JSON object")
+        return answer.document
 
 
 class _SdkMint:
@@ -270,7 +224,7 @@ class _SdkMint:
                     await machine.create_preview_proxy_target(preview.port, expires_in_seconds=self._expires_in)
                 )
         except TimeoutError:
-            return _timed_out(self._timeout)
+            return timed_out(self._timeout)
         except Exception as error:  # it parses strictly, and raises TypeError or AttributeError for what is new to it
             return sdk_error(error)
 
@@ -283,7 +237,7 @@ class _SdkMint:
             with anyio.fail_after(self._timeout):
                 answer: object = await self._client.api_core.request_json(method, path, json=body)
         except TimeoutError:
-            return _timed_out(self._timeout)
+            return timed_out(self._timeout)
         except Exception as error:
             return sdk_error(error)
         return answer if isinstance(answer, dict) else ProviderError(detail="the API's answer is not a JSON object")
@@ -297,21 +251,6 @@ def _raise(failure: PreviewProxyError | None) -> None:
         raise failure
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """The body; empty if it is longer than `MAX_ANSWER`, or encoded although we asked for it plain."""
-    body = b""
-    if "content-encoding" not in response.headers and isinstance(response.stream, httpx.AsyncByteStream):
-        async for chunk in response.stream:
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                return b""
-    return body
-
-
-def _timed_out(timeout: float) -> ProviderError:
-    return ProviderError("provider_timeout", detail=f"the API did not answer in {timeout:g} s")
-
-
 def _grant_id(answer: Answer) -> str:
     grant = answer.get("grant")
     grant_id = grant.get("id") if isinstance(grant, dict) else None
@@ -320,23 +259,11 @@ def _grant_id(answer: Answer) -> str:
     return grant_id
 
 
-def _unix_seconds(value: object) -> float:
-    """A time of RFC 3339, or the SDK's reading of one."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9T:.Z+-]{1,40}", value, re.IGNORECASE):
-        value = datetime.fromisoformat(value.upper())
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError("expires_at is not a time with an offset")
-    return value.timestamp()
-
-
-def _configured(name: str, build: Callable[[], T]) -> T:
-    """What `build` returns, with its `ValueError` told as a `ConfigurationError` about the argument `name`."""
+def _expiry(value: object) -> float:
     try:
-        return build()
-    except ValueError as error:
-        reason = str(error)
-    # Outside the block above: an exception's context keeps the frames that hold the credential.
-    raise ConfigurationError(f"{name}: {reason}")
+        return unix_seconds(value)
+    except ValueError:
+        raise ValueError("expires_at is not a time with an offset") from None
 
 
 def _base_url_of_environment() -> str:
@@ -344,20 +271,6 @@ def _base_url_of_environment() -> str:
     if not url:
         raise ConfigurationError("give Nullspace a base_url, or set NULLSPACE_API_URL, to the address of its API")
     return url
-
-
-def _api_endpoint(url: str, allow_insecure_loopback: bool) -> Endpoint:
-    endpoint = endpoint_from_url(url, allow_insecure_loopback=allow_insecure_loopback)
-    if endpoint.marker:
-        raise ValueError("the URL must have no query")
-    return endpoint
-
-
-def _checked_domains(domains: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(domain.lower() for domain in domains)
-    if isinstance(domains, str) or not names or not all("." in name and HOST.match(name) for name in names):
-        raise ValueError("give a list of DNS names such as 'nullspace.dev', without scheme, port or wildcard")
-    return names
 
 
 def _traffic_lookup(tokens: str | Mapping[str, str] | None) -> Callable[[str], Secret | None]:

@@ -6,9 +6,7 @@ Its message is for nobody here: it is neither shown to visitors nor logged.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import (
@@ -19,9 +17,8 @@ from preview_proxy.errors import (
     PreviewProxyError,
     ProviderError,
 )
-
-MAX_ERROR = 4 * 1024
-"""Bytes of an error of the edge."""
+from preview_proxy.providers.answers import MAX_ERROR, is_small, json_object
+from preview_proxy.providers.api import ApiAnswer, status_error, wait
 
 # The edge does not take the credential.
 _REFUSED = (
@@ -69,16 +66,6 @@ API_ERRORS: dict[str, type[PreviewProxyError]] = {
     "machine_not_found": NotFound,
     "unsupported_preview_port": PortNotAllowed,
 }
-# For every other code of the API, and for none.
-API_STATUSES: dict[int, tuple[type[PreviewProxyError], str]] = {
-    401: (ProviderError, "provider_refused"),
-    403: (ProviderError, "provider_refused"),
-    404: (NotFound, "machine_not_found"),
-    408: (ProviderError, "provider_timeout"),
-    429: (ProviderError, "rate_limit_exceeded"),
-    503: (MachineUnavailable, MachineUnavailable.default_code),
-    504: (ProviderError, "provider_timeout"),
-}
 # The SDK keeps no status, but its exceptions stand for one.
 SDK_STATUSES = {
     "AuthError": 401,
@@ -91,13 +78,7 @@ SDK_STATUSES = {
 
 def may_be_edge_error(status: int, headers: RawHeaders) -> bool:
     """Whether a response head is that of a small, plain JSON body with a status of the edge's own errors."""
-    if status not in EDGE_STATUSES or any(name == b"content-encoding" for name, _ in headers):
-        return False
-    lengths = [value for name, value in headers if name == b"content-length"]
-    if any(not re.fullmatch(rb"[0-9]{1,4}", value) or int(value) > MAX_ERROR for value in lengths):
-        return False
-    types = [value.partition(b";")[0].strip().lower() for name, value in headers if name == b"content-type"]
-    return types == [b"application/json"]
+    return status in EDGE_STATUSES and is_small(headers)
 
 
 def edge_error(status: int, headers: RawHeaders, body: bytes) -> ProviderError | None:
@@ -106,15 +87,15 @@ def edge_error(status: int, headers: RawHeaders, body: bytes) -> ProviderError |
     kind = EDGE_ERRORS.get(code)
     if kind is None:
         return None
-    return kind(code, detail=f"the edge answered {status}", retry_after=_wait(kind, code, headers))
+    return kind(code, detail=f"the edge answered {status}", retry_after=wait(kind, code, headers))
 
 
-def api_error(status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError:
+def api_error(answer: ApiAnswer) -> PreviewProxyError:
     """The exception for an answer of the API other than success."""
-    code = _code(json_object(body))
-    if status == 404 and not code:
+    code = _code(answer.document)
+    if answer.status == 404 and not code:
         return ProviderError(detail="the API answered 404 without a code: is base_url the address of the API?")
-    return _failure(status, code, headers, f"the API answered {status} {code}".rstrip())
+    return _failure(answer.status, code, answer.headers, f"the API answered {answer.status} {code}".rstrip())
 
 
 def sdk_error(error: Exception) -> PreviewProxyError:
@@ -125,36 +106,20 @@ def sdk_error(error: Exception) -> PreviewProxyError:
     return _failure(SDK_STATUSES.get(name, 0), code, headers, f"the SDK raised {name} {code}".rstrip())
 
 
-def json_object(body: bytes) -> Mapping[str, object] | None:
-    """The JSON object in `body`, or None for everything else."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
 def _failure(status: int, code: str, headers: RawHeaders, detail: str) -> PreviewProxyError:
     """By the code where that says something to us, else by the status."""
-    kind, code = (API_ERRORS[code], code) if code in API_ERRORS else API_STATUSES.get(status, (ProviderError, ""))
-    return kind(code, detail=detail, retry_after=_wait(kind, code, headers))
+    if code not in API_ERRORS:
+        return status_error(status, headers, detail)
+    kind = API_ERRORS[code]
+    return kind(code, detail=detail, retry_after=wait(kind, code, headers))
 
 
-def _code(document: Mapping[str, object] | None) -> str:
+def _code(document: object) -> str:
     """The code in its present spelling, or ""."""
-    if document is None:
+    if not isinstance(document, dict):
         return ""
     nested = document.get("error")
     code = (nested if isinstance(nested, dict) else document).get("code")
     if not isinstance(code, str) or not re.fullmatch(r"[a-z_]{1,64}", code):
         return ""
     return _FORMER_CODES.get(code, code)
-
-
-def _wait(kind: type[PreviewProxyError], code: str, headers: RawHeaders) -> int | None:
-    """`Retry-After` (RFC 9110 §10.2.3) in seconds where waiting helps: 1 to 300, and 5 for anything else."""
-    if kind is not MachineUnavailable and code != "rate_limit_exceeded":
-        return None
-    values = [value for name, value in headers if name == b"retry-after"]
-    seconds = int(values[0]) if len(values) == 1 and re.fullmatch(rb"[0-9]{1,3}", values[0]) else 0
-    return seconds if 1 <= seconds <= 300 else 5

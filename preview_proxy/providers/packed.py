@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from preview_proxy.core.models import Endpoint, Origin, Target
+from preview_proxy.core.models import Endpoint, HiddenOrigin, Origin, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.providers.held import Minted
 
@@ -27,17 +27,34 @@ def _fields(endpoint: Endpoint | None) -> list[Any] | None:
     if endpoint is None:
         return None
     origin = endpoint.origin
-    credentials = [[_text(name), _text(secret.reveal())] for name, secret in endpoint.credentials]
-    return [origin.scheme, origin.host, origin.port, _text(endpoint.base_path), _text(endpoint.marker), credentials]
+    hidden = _text(origin.secret.reveal()) if isinstance(origin, HiddenOrigin) else None
+    return [
+        [origin.scheme, origin.host, origin.port, hidden],
+        _text(endpoint.base_path),
+        _text(endpoint.marker),
+        [[_text(name), _text(secret.reveal())] for name, secret in endpoint.credentials],
+        endpoint.max_socket_age,
+        [[_text(name), _text(value)] for name, value in endpoint.instructions],
+    ]
 
 
 def _endpoint(fields: list[Any] | None) -> Endpoint | None:
     if fields is None:
         return None
-    scheme, host, port, base_path, marker, pairs = fields
-    credentials = tuple((name.encode("latin-1"), Secret(value)) for name, value in pairs)
-    return Endpoint(Origin(scheme, host, port), base_path.encode("latin-1"), marker.encode("latin-1"), credentials)
+    (scheme, host, port, hidden), base_path, marker, credentials, max_socket_age, instructions = fields
+    return Endpoint(
+        Origin(scheme, host, port) if hidden is None else HiddenOrigin(scheme, host, port, Secret(hidden)),
+        _raw(base_path),
+        _raw(marker),
+        tuple((_raw(name), Secret(value)) for name, value in credentials),
+        max_socket_age,
+        tuple((_raw(name), _raw(value)) for name, value in instructions),
+    )
 
 
 def _text(raw: bytes) -> str:
     return raw.decode("latin-1")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("latin-1")

@@ -11,27 +11,24 @@ What Nullspace does not publish is an `EdgeSwitches` field.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from preview_proxy.testing.dev_server import DevServer
+from preview_proxy.testing.edge import Kind
+from preview_proxy.testing.emulator import Emulator
 from preview_proxy.testing.nullspace_api import NullspaceApi
 from preview_proxy.testing.nullspace_edge import NullspaceEdge
 from preview_proxy.testing.nullspace_state import (
     KINDS,
-    ApiRequest,
-    EdgeRequest,
     EdgeSwitches,
     Grant,
-    Kind,
     Machine,
     State,
 )
 
 
-class NullspaceEmulator:
+class NullspaceEmulator(Emulator):
     """Nullspace with machines of your own. It runs while its `async with` block does, on asyncio.
 
     With an `ssl_context` the edge speaks TLS. Its certificate has to name each preview host that holds a "_": OpenSSL
@@ -47,73 +44,12 @@ class NullspaceEmulator:
         switches: EdgeSwitches | None = None,
     ) -> None:
         self.switches = switches or EdgeSwitches()
-        self._state = State(self.switches, edge_domain, "http" if ssl_context is None else "https")
-        self._api = NullspaceApi(self._state)
-        self._edge = NullspaceEdge(self._state, ssl_context)
-
-    async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._api)
-            await stack.enter_async_context(self._edge)
-            self._stack = stack.pop_all()
-        self._state.edge_port = self._edge.port
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+        self._state = State(self.switches, edge_domain, ssl_context is not None)
+        super().__init__(self._state, NullspaceApi(self._state), NullspaceEdge(self._state, ssl_context))
 
     @property
     def api_key(self) -> str:
         return self._state.api_key
-
-    @property
-    def api_url(self) -> str:
-        """``http://127.0.0.1:port``, without a path."""
-        return f"http://127.0.0.1:{self._api.port}"
-
-    @property
-    def edge_domain(self) -> str:
-        """The domain that preview hosts are under."""
-        return self._state.edge_domain
-
-    @property
-    def edge_port(self) -> int:
-        return self._edge.port
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        return self._state.clock
-
-    @clock.setter
-    def clock(self, clock: Callable[[], float]) -> None:
-        self._state.clock = clock
-
-    @property
-    def api_requests(self) -> list[ApiRequest]:
-        """What reached the API, as (method, path, json)."""
-        return self._state.api_requests
-
-    @property
-    def edge_requests(self) -> list[EdgeRequest]:
-        """What reached the edge, each with its verdict."""
-        return self._state.edge_requests
-
-    @property
-    def edge_raw(self) -> bytes:
-        """Every byte that reached the edge, connection after connection."""
-        return b"".join(self._edge.raw)
-
-    @property
-    def edge_connections(self) -> int:
-        """How many connections to the edge neither side has closed."""
-        return self._edge.open_connections
-
-    @property
-    def connection_errors(self) -> int:
-        """How often a proxy broke off, or sent the edge something that is not HTTP."""
-        return self._edge.connection_errors
 
     @property
     def mints(self) -> int:
@@ -124,10 +60,6 @@ class NullspaceEmulator:
     def grants(self) -> dict[str, Grant]:
         """Every grant by its id, oldest first, with its tokens and counters."""
         return self._state.grants
-
-    async def wait_for(self, predicate: Callable[[Self], bool]) -> None:
-        """Return once `predicate(self)` holds, asking after each request, answer and closed connection."""
-        await self._state.changes.until(lambda: predicate(self))
 
     def add_machine(
         self,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from preview_proxy.testing.edge import EdgeRequest, Passage, Refused
 from preview_proxy.testing.nullspace_state import (
     MARKER,
     TOKEN_HEADER,
     TRAFFIC_HEADER,
-    EdgeRequest,
+    EdgeSwitches,
     Grant,
     Machine,
-    Refused,
     State,
     is_preview_port,
 )
+from preview_proxy.testing.tcp import Changes
 
 RawHeaders = list[tuple[bytes, bytes]]
 _TOKEN, _TRAFFIC = TOKEN_HEADER.encode(), TRAFFIC_HEADER.encode()
@@ -24,13 +25,26 @@ _HOST = re.compile(r"(\d{1,5})-([A-Za-z0-9_-]+)\.(.+?)(?::\d+)?")
 
 
 @dataclass
-class Passage:
-    """An admitted request: its grant, the loopback port behind the machine's, and the head as the app sees it."""
+class GrantedPassage(Passage):
+    """An admitted request, and the grant that admitted it."""
 
-    grant: Grant
-    loopback: int | None
-    target: bytes
-    headers: RawHeaders
+    grant: Grant = field(kw_only=True)
+    switches: EdgeSwitches = field(kw_only=True)
+
+    def count(self, sent: int, received: int) -> None:
+        self.grant.bytes_in += sent
+        self.grant.bytes_out += received
+
+    def answer(self, data: bytes) -> bytes:
+        name = self.switches.continuation_cookie
+        if name is None or not data.startswith(b"HTTP/1."):
+            return data
+        line, _, rest = data.partition(b"\r\n")
+        cookie = f"Set-Cookie: {name}={self.grant.id}; Path=/; HttpOnly; SameSite=Lax"
+        return b"\r\n".join([line, cookie.encode(), rest])
+
+    async def cut(self, changes: Changes) -> None:
+        await changes.until(lambda: self.switches.revoke_closes_websockets and self.grant.revoked_at is not None)
 
 
 class Admission:
@@ -44,7 +58,7 @@ class Admission:
         self.path = path
         self.query = query.split(b"&") if query else []
 
-    def admit(self) -> Passage:
+    def admit(self) -> GrantedPassage:
         machine_id, port = self._route()
         grant = self._grant(machine_id, port)
         self.request.grant_id = grant.id
@@ -54,7 +68,14 @@ class Admission:
         self._check_rate(grant)
         self._check_status(machine)
         grant.used(self.request.kind, self.state.clock())
-        return Passage(grant, machine.loopback_port(port), self._target(), self._headers(machine, port))
+        return GrantedPassage(
+            machine.loopback_port(port),
+            self._target(),
+            self._headers(machine, port),
+            self.state.switches.websocket_idle_seconds,
+            grant=grant,
+            switches=self.state.switches,
+        )
 
     def _route(self) -> tuple[str, int]:
         """Machine and port, from the host, or from the path with the switch `path_style`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Literal, cast
-from urllib.parse import parse_qs, unquote
+from typing import cast
+from urllib.parse import parse_qs
 
-from preview_proxy.testing.http_server import HttpServer, Request, Response
+from preview_proxy.testing.edge import Kind, Refusal, Refused
+from preview_proxy.testing.http_server import Received
+from preview_proxy.testing.json_api import Json, JsonApiServer, matched, route
 from preview_proxy.testing.nullspace_state import (
     DEFAULT_TTL,
     KINDS,
@@ -18,18 +18,12 @@ from preview_proxy.testing.nullspace_state import (
     REFUSALS,
     TOKEN_HEADER,
     TRAFFIC_HEADER,
-    ApiRequest,
     Grant,
-    Kind,
     Machine,
-    Refused,
     State,
     is_preview_port,
     timestamp,
 )
-
-Json = dict[str, Any]
-Route = Callable[["NullspaceApi", Machine, "Call"], Awaitable[Json]]
 
 
 class Call:
@@ -61,36 +55,22 @@ class Call:
         return cast(str, value)
 
 
-class NullspaceApi(HttpServer):
-    """Answers JSON on plain HTTP; the key is checked on every request."""
+class NullspaceApi(JsonApiServer):
+    """The key is checked on every request."""
 
     def __init__(self, state: State) -> None:
-        super().__init__(changes=state.changes)
+        super().__init__(state.changes)
         self.state = state
 
-    async def respond(self, request: Request, response: Response) -> None:
-        try:
-            body = await self._call(request)
-            await response.send(200, [("Content-Type", "application/json")], json.dumps(body).encode())
-        except Refused as refused:
-            await response.send(*self.state.answer(refused))
-
-    async def _call(self, request: Request) -> Json:
-        received = request.received
-        raw = await request.read()
-        method = received.method.decode()
-        body = _json(raw)
-        self.state.api_requests.append(ApiRequest(method, received.path, body))
-        self.state.changes.notify()
+    async def call(self, received: Received, body: Json | None) -> Json:
         if received.values(b"authorization") != [f"Bearer {self.state.api_key}".encode()]:
             raise Refused("unauthorized")
-        for known, path, route in ROUTES:
-            match = path.fullmatch(received.path)
-            if known == method and match:
-                parts = {name: unquote(text) for name, text in match.groupdict().items()}
-                query = received.target.partition(b"?")[2].decode("latin-1")
-                return await route(self, self._machine(parts["machine"]), Call(parts, query, body or {}))
-        raise Refused("not_found")
+        known, parts = matched(ROUTES, received)
+        query = received.target.partition(b"?")[2].decode("latin-1")
+        return cast(Json, await known.answer(self, self._machine(parts["machine"]), Call(parts, query, body or {})))
+
+    def refusal(self, refused: Refused) -> Refusal:
+        return self.state.answer(refused)
 
     def _machine(self, machine_id: str) -> Machine:
         try:
@@ -227,17 +207,6 @@ async def _probe(machine: Machine, port: int, path: str | None) -> str | None:
         return "preview_service_not_ready"
 
 
-def _json(raw: bytes) -> Json | None:
-    """The body's JSON object, or None where there is no body. Raises `Refused` for anything else."""
-    try:
-        body = json.loads(raw) if raw else None
-    except ValueError:
-        raise Refused("invalid_request") from None
-    if body is not None and not isinstance(body, dict):
-        raise Refused("invalid_request")
-    return body
-
-
 def _transports(call: Call) -> list[Kind]:
     wanted = call.body.get("transports", list(KINDS))
     if not isinstance(wanted, list) or not wanted or not set(wanted) <= set(KINDS):
@@ -245,19 +214,15 @@ def _transports(call: Call) -> list[Kind]:
     return [kind for kind in KINDS if kind in wanted]
 
 
-def _route(method: Literal["GET", "POST", "DELETE"], path: str, route: Route) -> tuple[str, re.Pattern[str], Route]:
-    return method, re.compile("/v1/machines/" + re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)), route
-
-
 ROUTES = [
-    _route("GET", "{machine}", NullspaceApi.get_machine),
-    _route("POST", "{machine}/resume", NullspaceApi.resume),
-    _route("POST", "{machine}/timeout", NullspaceApi.set_timeout),
-    _route("POST", "{machine}/host", NullspaceApi.host),
-    _route("POST", "{machine}/ports/{port}/preview-proxy-target", NullspaceApi.proxy_target),
-    _route("POST", "{machine}/ports/{port}/readiness", NullspaceApi.readiness),
-    _route("POST", "{machine}/ports/{port}/signed-preview-url", NullspaceApi.signed_url),
-    _route("GET", "{machine}/ports/{port}/preview-url", NullspaceApi.signed_url),
-    _route("GET", "{machine}/preview-urls", NullspaceApi.list_grants),
-    _route("DELETE", "{machine}/preview-urls/{grant}", NullspaceApi.revoke),
+    route("GET", "/v1/machines/{machine}", NullspaceApi.get_machine),
+    route("POST", "/v1/machines/{machine}/resume", NullspaceApi.resume),
+    route("POST", "/v1/machines/{machine}/timeout", NullspaceApi.set_timeout),
+    route("POST", "/v1/machines/{machine}/host", NullspaceApi.host),
+    route("POST", "/v1/machines/{machine}/ports/{port}/preview-proxy-target", NullspaceApi.proxy_target),
+    route("POST", "/v1/machines/{machine}/ports/{port}/readiness", NullspaceApi.readiness),
+    route("POST", "/v1/machines/{machine}/ports/{port}/signed-preview-url", NullspaceApi.signed_url),
+    route("GET", "/v1/machines/{machine}/ports/{port}/preview-url", NullspaceApi.signed_url),
+    route("GET", "/v1/machines/{machine}/preview-urls", NullspaceApi.list_grants),
+    route("DELETE", "/v1/machines/{machine}/preview-urls/{grant}", NullspaceApi.revoke),
 ]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from preview_proxy.testing.dev_server import DevServer
+from preview_proxy.testing.edge import Kind, Refusal, Refused
+from preview_proxy.testing.emulator import Emulated
 from preview_proxy.testing.http_server import Header
-from preview_proxy.testing.tcp import Changes
 
-Kind = Literal["http", "websocket"]
 KINDS: tuple[Kind, ...] = ("http", "websocket")
 
 TOKEN_HEADER = "x-nullspace-preview-proxy-token"  # noqa: S105 - a header's name
@@ -23,7 +22,7 @@ MARKER = b"__ns_preview_transport=header"
 DEFAULT_TTL, MIN_TTL, MAX_TTL = 900, 60, 86_400
 
 
-class Refusal(NamedTuple):
+class Row(NamedTuple):
     """How one code is answered. `retry_after` is in seconds."""
 
     status: int
@@ -40,48 +39,36 @@ _RETRY = "Retry after the delay in Retry-After."
 
 # Nullspace publishes the codes, and of the edge's statuses only 503 for a paused machine and 429.
 # `EdgeSwitches.statuses` replaces the others, which are guesses.
-REFUSALS: dict[str, Refusal] = {
-    "bad_request": Refusal(400, "not a valid HTTP request", "Send valid HTTP/1.1."),
-    "invalid_request": Refusal(400, "the request body is not valid", "Correct the field named in details."),
-    "unauthorized": Refusal(401, "API key missing or invalid", "Send a valid API key."),
-    "not_found": Refusal(404, "no such route", "Check the path."),
-    "machine_not_found": Refusal(404, "no such machine", "Check the machine id."),
-    "preview_grant_not_found": Refusal(404, "no such preview grant", "List the machine's preview URLs."),
-    "machine_not_ready": Refusal(409, "the machine cannot be resumed", "Create a machine."),
-    "unsupported_preview_port": Refusal(400, "port not supported for previews", "Use an application port."),
-    "preview_service_not_ready": Refusal(503, "nothing listens on the port", "Bind the server to 0.0.0.0.", True),
-    "edge_token_missing": Refusal(401, "edge access token missing", _FRESH_URL),
-    "edge_token_invalid": Refusal(401, "edge access token invalid", _FRESH_URL),
-    "edge_token_scope_mismatch": Refusal(401, "edge access token is for something else", _FRESH_URL),
-    "edge_token_expired": Refusal(401, "edge access token expired", _FRESH_URL),
-    "preview_grant_revoked": Refusal(401, "preview grant revoked", _FRESH_URL),
-    "preview_grant_disabled": Refusal(403, "preview grant disabled", _OPERATOR),
-    "preview_proxy_token_missing": Refusal(401, "preview proxy token missing", f"Send the header {TOKEN_HEADER}."),
-    "preview_proxy_token_invalid": Refusal(401, "preview proxy token invalid", _FRESH_TARGET),
-    "preview_proxy_token_scope_mismatch": Refusal(401, "preview proxy token is for something else", _FRESH_TARGET),
-    "preview_proxy_token_expired": Refusal(401, "preview proxy token expired", _FRESH_TARGET),
-    "preview_proxy_token_revoked": Refusal(401, "preview proxy token revoked", _FRESH_TARGET),
-    "preview_proxy_token_disabled": Refusal(403, "preview proxy token disabled", _OPERATOR),
-    "preview_machine_disabled": Refusal(403, "previews of the machine disabled", _OPERATOR),
-    "traffic_access_token_missing": Refusal(401, "traffic access token missing", f"Send the header {TRAFFIC_HEADER}."),
-    "traffic_access_token_invalid": Refusal(401, "traffic access token invalid", "Send the machine's own token."),
-    "rate_limit_exceeded": Refusal(429, "too many preview requests", _RETRY, True),
-    "machine_paused_auto_resume_disabled": Refusal(503, "the machine is paused", "Resume the machine.", False, 5),
-    "machine_resume_timeout": Refusal(503, "the machine did not wake in time", _RETRY, True, 5),
-    "edge_runtime_host_unreachable": Refusal(
-        503, "the machine's host is unreachable", "Wait until it is ready.", True, 5
-    ),
+REFUSALS: dict[str, Row] = {
+    "bad_request": Row(400, "not a valid HTTP request", "Send valid HTTP/1.1."),
+    "invalid_request": Row(400, "the request body is not valid", "Correct the field named in details."),
+    "unauthorized": Row(401, "API key missing or invalid", "Send a valid API key."),
+    "not_found": Row(404, "no such route", "Check the path."),
+    "machine_not_found": Row(404, "no such machine", "Check the machine id."),
+    "preview_grant_not_found": Row(404, "no such preview grant", "List the machine's preview URLs."),
+    "machine_not_ready": Row(409, "the machine cannot be resumed", "Create a machine."),
+    "unsupported_preview_port": Row(400, "port not supported for previews", "Use an application port."),
+    "preview_service_not_ready": Row(503, "nothing listens on the port", "Bind the server to 0.0.0.0.", True),
+    "edge_token_missing": Row(401, "edge access token missing", _FRESH_URL),
+    "edge_token_invalid": Row(401, "edge access token invalid", _FRESH_URL),
+    "edge_token_scope_mismatch": Row(401, "edge access token is for something else", _FRESH_URL),
+    "edge_token_expired": Row(401, "edge access token expired", _FRESH_URL),
+    "preview_grant_revoked": Row(401, "preview grant revoked", _FRESH_URL),
+    "preview_grant_disabled": Row(403, "preview grant disabled", _OPERATOR),
+    "preview_proxy_token_missing": Row(401, "preview proxy token missing", f"Send the header {TOKEN_HEADER}."),
+    "preview_proxy_token_invalid": Row(401, "preview proxy token invalid", _FRESH_TARGET),
+    "preview_proxy_token_scope_mismatch": Row(401, "preview proxy token is for something else", _FRESH_TARGET),
+    "preview_proxy_token_expired": Row(401, "preview proxy token expired", _FRESH_TARGET),
+    "preview_proxy_token_revoked": Row(401, "preview proxy token revoked", _FRESH_TARGET),
+    "preview_proxy_token_disabled": Row(403, "preview proxy token disabled", _OPERATOR),
+    "preview_machine_disabled": Row(403, "previews of the machine disabled", _OPERATOR),
+    "traffic_access_token_missing": Row(401, "traffic access token missing", f"Send the header {TRAFFIC_HEADER}."),
+    "traffic_access_token_invalid": Row(401, "traffic access token invalid", "Send the machine's own token."),
+    "rate_limit_exceeded": Row(429, "too many preview requests", _RETRY, True),
+    "machine_paused_auto_resume_disabled": Row(503, "the machine is paused", "Resume the machine.", False, 5),
+    "machine_resume_timeout": Row(503, "the machine did not wake in time", _RETRY, True, 5),
+    "edge_runtime_host_unreachable": Row(503, "the machine's host is unreachable", "Wait until it is ready.", True, 5),
 }
-
-
-class Refused(Exception):
-    """The API or the edge says no, with a code of `REFUSALS`."""
-
-    def __init__(self, code: str, *, retry_after: int | None = None, **details: object) -> None:
-        super().__init__(code)
-        self.code = code
-        self.retry_after = retry_after
-        self.details = details
 
 
 @dataclass
@@ -209,49 +196,15 @@ class Grant:
         }
 
 
-@dataclass
-class EdgeRequest:
-    """A request as it reached the edge. `verdict` is ``"served"`` or the code of the refusal.
-
-    `host` is the `Host` field; header names keep their case.
-    """
-
-    kind: Kind
-    method: bytes
-    host: str
-    target: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-    verdict: str = "served"
-    grant_id: str | None = None
-
-    def values(self, name: bytes) -> list[bytes]:
-        """Every value of a header field (`name` in lower case), in order."""
-        return [value for key, value in self.headers if key.lower() == name]
-
-
-class ApiRequest(NamedTuple):
-    """A request as it reached the API; `json` is None where it had no body."""
-
-    method: str
-    path: str
-    json: Any
-
-
-class State:
+class State(Emulated):
     """Everything that the API and the edge share."""
 
-    def __init__(self, switches: EdgeSwitches, edge_domain: str, scheme: Literal["http", "https"]) -> None:
+    def __init__(self, switches: EdgeSwitches, edge_domain: str, tls: bool) -> None:
+        super().__init__(edge_domain, tls)
         self.switches = switches
-        self.edge_domain = edge_domain
-        self.scheme = scheme
-        self.edge_port = 0
         self.api_key = f"nsk_{secrets.token_urlsafe(24)}"
-        self.clock: Callable[[], float] = time.time
-        self.changes = Changes()
         self.machines: dict[str, Machine] = {}
         self.grants: dict[str, Grant] = {}
-        self.edge_requests: list[EdgeRequest] = []
-        self.api_requests: list[ApiRequest] = []
         self.mints = 0
         self.rate_limit: tuple[int, float] | None = None
         self.windows: dict[tuple[object, ...], tuple[float, int]] = {}
@@ -278,7 +231,7 @@ class State:
             return f"{scheme}://{self.edge_domain}:{self.edge_port}/{grant.machine_id}/{grant.port}/"
         return f"{scheme}://{grant.port}-{grant.machine_id}.{self.edge_domain}:{self.edge_port}/"
 
-    def answer(self, refused: Refused) -> tuple[int, list[Header], bytes]:
+    def answer(self, refused: Refused) -> Refusal:
         """A refusal as the API and the edge both send it: status, header fields, JSON."""
         refusal = REFUSALS.get(refused.code, REFUSALS["machine_resume_timeout"])
         body = {

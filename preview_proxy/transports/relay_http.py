@@ -110,7 +110,7 @@ class _Relay:
                 request.on_informational = partial(self._inform, route)
             response = await self.transport.send(request)
             self.lease.reached()
-            if response.status_code < 400:
+            if response.status_code < 300 or response.status_code == 304:  # a redirect may be an edge's, to its login
                 return response, route
             try:
                 error = await explanation(response, self.lease)

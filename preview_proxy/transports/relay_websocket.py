@@ -22,6 +22,8 @@ from preview_proxy.transports.upgraded import Upgraded
 from preview_proxy.transports.websocket_stream import CLOSE_TIMEOUT, Closed, PulledStream, WebSocketStream
 
 MAX_REFUSAL = 64 * 1024  # bytes
+FULL_AGE = 0.98
+"""The part of a socket's greatest age at which it is closed: 18 seconds before fifteen minutes."""
 GONE = (OSError, RuntimeError)
 """What `send` raises after a disconnect (OSError, by the ASGI spec) or after a close."""
 GRACE = 1.0
@@ -59,7 +61,8 @@ async def relay_websocket(
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
-            cut = await run("websocket", _relay(response, dialling.accept, rules, receive, send), None)
+            age = dialling.max_age
+            cut = await run("websocket", _relay(response, dialling.accept, rules, receive, send, age), None)
             if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
                 raise Aborted(ended)
         elif dialling.refusal is not None:
@@ -79,6 +82,7 @@ class _Dialling:
     transport: Upstream
     response: UpstreamResponse | None = None
     accept: Accept | None = None
+    max_age: float | None = None
     refusal: Reply | None = None
     body: bytes = b""
 
@@ -94,6 +98,7 @@ class _Dialling:
             if response.status_code == 101:
                 headers = tuple(response.raw_headers)
                 self.accept = plan_accept(headers, key, self.inbound, route, self.rules)
+                self.max_age = route.endpoint.max_socket_age
                 return
             error = await explanation(response, self.lease)
             if error is None:
@@ -124,13 +129,19 @@ async def _deny(refusal: Reply, body: bytes, send: Send, can_deny: bool) -> None
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
-async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, receive: Receive, send: Send) -> None:
+async def _relay(
+    response: UpstreamResponse, accept: Accept, rules: Rules, receive: Receive, send: Send, max_age: float | None
+) -> None:
     await send({"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)})
     stream = response.extensions.get("network_stream")
     upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), rules.limits)
     down = _Down(upstream, send)
     try:
-        closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
+        try:
+            async with asyncio.timeout(None if max_age is None else max_age * FULL_AGE):
+                closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
+        except TimeoutError:  # before upstream breaks it off: clients take a close for a reason to connect again
+            closing = await _bid_farewell(send, 1012, "reconnect")
         down.task.cancel()
         upstream.close(*closing)
         await upstream.wait_closed()
@@ -143,13 +154,19 @@ async def _relay(response: UpstreamResponse, accept: Accept, rules: Rules, recei
         # a server cancels without a word: it stops
         code, reason = _closing(cancelled.args[0] if cancelled.args else "drained")
         upstream.close(code, "")
-        with suppress(TimeoutError):  # of a visitor who does not read
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+        await _bid_farewell(send, code, reason)
         raise
     finally:
         down.task.cancel()
         await upstream.aclose()
+
+
+async def _bid_farewell(send: Send, code: int, reason: str) -> tuple[int, str]:
+    """Close downstream, in bounded time: the visitor may not read. How to close upstream then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+    return code, ""
 
 
 def _closing(cut: str | None) -> tuple[int, str]:

@@ -56,8 +56,7 @@ class UpstreamRequest(httpx.Request):
 
     @cached_property
     def url(self) -> httpx.URL:  # type: ignore[override]
-        origin = self.outbound.endpoint.origin
-        return httpx.URL(scheme=origin.scheme, host=origin.host, port=origin.port)
+        return httpx.URL(str(self.outbound.endpoint.origin))
 
     @cached_property
     def headers(self) -> httpx.Headers:  # type: ignore[override]

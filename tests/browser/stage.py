@@ -19,8 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from preview_proxy import HostPattern, Nullspace, Preview, PreviewProxy, PreviewProxyMiddleware, Tickets
-from preview_proxy.testing import NullspaceEmulator
+from preview_proxy import HostPattern, Preview, PreviewProxy, PreviewProxyMiddleware, Provider, Tickets
 from tests.browser.chromium import Watch, chromium
 from tests.browser.site import Record, serve
 from tests.servers import listening
@@ -40,6 +39,12 @@ EXCHANGE = """([origin, ticket]) => fetch(`${origin}/.well-known/preview-proxy/s
 }).then((answer) => answer.status, (error) => error.message)"""
 ASK = """([url, mode]) => fetch(url, {mode, credentials: "include"})
   .then((answer) => answer.status, (error) => error.message)"""
+SOCKET = """() => new Promise((heard) => {
+  const socket = new WebSocket(`${location.origin.replace("http", "ws")}/ws`);
+  socket.onopen = () => socket.send("hello");
+  socket.onmessage = ({data}) => heard(data);
+  socket.onerror = () => heard("refused");
+})"""
 EMBED = """(address) => new Promise((loaded) => {
   const frame = document.createElement("iframe");
   frame.sandbox = "allow-scripts allow-same-origin allow-forms allow-popups allow-modals allow-downloads";
@@ -58,6 +63,7 @@ class Stage:
     proxy: PreviewProxy
     record: Record
     watch: Watch
+    machine: str
 
     @property
     def gate(self) -> str:
@@ -68,7 +74,7 @@ class Stage:
 
     async def ticket(self, port: int = 3000) -> list[str]:
         """A preview's origin and a ticket for it."""
-        embed = await self.proxy.ticket(Preview(MACHINE, port), subject="ada", session_ref="login-1")
+        embed = await self.proxy.ticket(Preview(self.machine, port), subject="ada", session_ref="login-1")
         return [embed.origin, embed.ticket]
 
     async def page(self, host: str) -> Page:
@@ -121,7 +127,7 @@ def make_certificate(folder: Path) -> tuple[Path, list[str]]:
 
 
 @asynccontextmanager
-async def staged(scheme: str, nullspace: NullspaceEmulator, folder: Path) -> AsyncIterator[Stage]:
+async def staged(scheme: str, provider: Provider, folder: Path, *, machine: str = MACHINE) -> AsyncIterator[Stage]:
     """A stage on http or https. The machine's ports are the test's to add; a certificate goes to `folder`."""
     certificate, trust = make_certificate(folder) if scheme == "https" else (None, [])
     async with chromium(*trust) as browser:
@@ -129,16 +135,11 @@ async def staged(scheme: str, nullspace: NullspaceEmulator, folder: Path) -> Asy
         port = listener.getsockname()[1]
         proxy = PreviewProxy(
             router=HostPattern("{port}-{machine}.preview.localhost", scheme=scheme, port=port),
-            provider=Nullspace(
-                api_key=nullspace.api_key,
-                base_url=nullspace.api_url,
-                domains=[nullspace.edge_domain],
-                allow_insecure_loopback=True,
-            ),
+            provider=provider,
             tickets=Tickets(SECRET, [f"{scheme}://{APP}:{port}"]),
             authorize=authorize,
         )
         app = Starlette(routes=[Route("/{rest:path}", website, methods=["GET", "POST"])])
         record = Record(PreviewProxyMiddleware(app, proxy=proxy))
         async with serve(record, listener, certificate=certificate), await browser.new_context() as context:
-            yield Stage(scheme, port, proxy, record, Watch(context))
+            yield Stage(scheme, port, proxy, record, Watch(context), machine)

@@ -21,9 +21,11 @@ from tests.browser.stage import (
     PREVIEW,
     SESSION,
     SIBLING,
+    SOCKET,
     Stage,
     staged,
 )
+from tests.world import nullspace_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -36,12 +38,6 @@ FORM = """([action, enctype, value]) => {
   document.body.append(form);
   form.submit();
 }"""
-SOCKET = """() => new Promise((heard) => {
-  const socket = new WebSocket(`${location.origin.replace("http", "ws")}/ws`);
-  socket.onopen = () => socket.send("hello");
-  socket.onmessage = ({data}) => heard(data);
-  socket.onerror = () => heard("refused");
-})"""
 ATTEMPT = "(code) => { try { eval(code); return 'done'; } catch (error) { return error.name; } }"
 PASSKEY = """() => navigator.credentials.get({publicKey: {challenge: new Uint8Array(16), allowCredentials: []}})
   .then(() => "asked", (error) => error.name)"""
@@ -56,7 +52,7 @@ async def dev() -> AsyncIterator[DevServer]:
 
 @pytest.fixture(params=["http", "https"])
 async def stage(request: pytest.FixtureRequest, dev: DevServer, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with NullspaceEmulator() as nullspace, staged(request.param, nullspace, tmp_path) as made:
+    async with NullspaceEmulator() as nullspace, staged(request.param, nullspace_provider(nullspace), tmp_path) as made:
         nullspace.add_machine(MACHINE, {3000: dev, 3001: dev})
         yield made
 

@@ -27,7 +27,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     async with (
         DevServer() as dev,
         NullspaceEmulator() as nullspace,
-        staged(request.param, nullspace, tmp_path) as made,
+        staged(request.param, nullspace_provider(nullspace), tmp_path) as made,
     ):
         nullspace.add_machine(MACHINE, {3000: dev})
         yield made

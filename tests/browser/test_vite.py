@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -15,10 +15,12 @@ import pytest
 from anyio.abc import Process
 from playwright.async_api import Frame, expect
 
+from preview_proxy import Nullspace, Preview, Target
 from preview_proxy.testing import NullspaceEmulator
 from tests.browser.stage import MACHINE, PREVIEW, Stage, staged
 from tests.programs import need, npm_packages
 from tests.servers import listening
+from tests.world import nullspace_provider
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +97,7 @@ async def vite(packages: Path, tmp_path: Path) -> AsyncIterator[Vite]:
 @pytest.fixture
 async def stage(request: pytest.FixtureRequest, vite: Vite, tmp_path: Path) -> AsyncIterator[Stage]:
     scheme: str = getattr(request, "param", "http")
-    async with NullspaceEmulator() as nullspace, staged(scheme, nullspace, tmp_path) as made:
+    async with NullspaceEmulator() as nullspace, staged(scheme, nullspace_provider(nullspace), tmp_path) as made:
         nullspace.add_machine(MACHINE, {3000: vite.port}, mask_request_host=SEEN_HOST)
         yield made
 
@@ -157,6 +159,26 @@ async def test_the_page_comes_back_by_itself_after_the_dev_server_restarted(stag
     vite.edit("src/App.jsx", "Restarted", "Hot again")
     await expect(frame.get_by_role("heading")).to_have_text("Hot again")
     assert await frame.page.evaluate("window.marked")
+
+
+async def test_the_page_comes_back_by_itself_when_its_socket_reaches_the_age_at_which_the_edge_drops_it(
+    stage: Stage, vite: Vite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = Nullspace.resolve
+
+    async def aging(self: Nullspace, preview: Preview) -> Target:
+        target = await resolve(self, preview)
+        assert target.websocket is not None
+        return replace(target, websocket=replace(target.websocket, max_socket_age=4.0))
+
+    monkeypatch.setattr(Nullspace, "resolve", aging)
+    await vite.start()
+    async with says(stage, LOST):
+        frame = await open_preview(stage)
+    async with says(stage, CONNECTED):
+        pass
+    vite.edit("src/App.jsx", "First", "Second")
+    await expect(frame.get_by_role("heading")).to_have_text("Second")
 
 
 async def test_without_the_machines_host_in_allowed_hosts_vite_refuses_and_says_so(stage: Stage, vite: Vite) -> None:

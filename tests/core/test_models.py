@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preview_proxy.core.models import DEFAULT_PORTS, HOST, Endpoint, Inbound, Origin, Preview, Rejected
+from preview_proxy.core.models import DEFAULT_PORTS, HOST, Endpoint, HiddenOrigin, Inbound, Origin, Preview, Rejected
 from preview_proxy.core.secret import Secret
 
 CANARY = "canary-0123456789"
@@ -183,6 +183,31 @@ def test_h14_an_endpoint_does_not_show_its_credentials_and_recognises_them() -> 
     assert endpoint.leaks(f"echo: {CANARY}".encode())
     assert not endpoint.leaks(b"echo")
     assert not Endpoint(endpoint.origin).leaks(CANARY.encode())
+
+
+def test_h14_a_hidden_origin_shows_no_host_and_its_endpoint_recognises_the_secret_in_it() -> None:
+    host = f"3000-{CANARY}.up.dev"
+    origin = HiddenOrigin("https", host, 8443, Secret(CANARY))
+    endpoint = Endpoint(origin, credentials=((b"host", Secret(origin.field)),))
+    for shown in (origin, endpoint, [origin], {"origin": origin}):
+        assert CANARY not in repr(shown) + str(shown)
+    assert str(origin) == "https://hidden.invalid"
+    assert endpoint.leaks(f"https://5173-{CANARY}.up.dev/".encode())
+    assert endpoint.leaks(CANARY.upper().encode())
+    assert not endpoint.leaks(b"https://3000-m1.previews.dev/")
+    assert origin == HiddenOrigin("https", host, 8443, Secret("another-0123"))
+    assert origin != HiddenOrigin("https", host, 443, Secret(CANARY))
+
+
+def test_h14_a_hidden_origin_needs_its_host_among_the_credentials() -> None:
+    with pytest.raises(ValueError, match="needs its Host among the credentials"):
+        Endpoint(HiddenOrigin("https", f"{CANARY}.up.dev", 443, Secret(CANARY)))
+
+
+def test_h13_instructions_and_credentials_are_ours_alone_to_send() -> None:
+    origin = Origin("https", "up.dev", 443)
+    endpoint = Endpoint(origin, credentials=((b"X-Token", Secret(CANARY)),), instructions=((b"x-edge-cors", b"off"),))
+    assert endpoint.credential_names == {b"x-token", b"x-edge-cors"}
 
 
 @pytest.mark.parametrize("host", ["up.dev", "10.0.0.1", "127.0.0.1.nip.io"])

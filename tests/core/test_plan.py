@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from preview_proxy.core.cookies import is_token
-from preview_proxy.core.models import Endpoint, Inbound, Origin, Outbound, Preview, RawHeaders, Rejected
+from preview_proxy.core.models import Endpoint, HiddenOrigin, Inbound, Origin, Outbound, Preview, RawHeaders, Rejected
 from preview_proxy.core.plan import (
     Route,
     Rules,
@@ -83,6 +83,24 @@ def test_h13_the_visitor_s_own_copy_of_a_credential_header_is_dropped() -> None:
     copies = (b"x-machine-key", b"spoofed-01"), (b"x-machine-key", b""), (b"x-machine-keys", b"1")
     outbound = plan_request(visit(*copies), ROUTE._replace(endpoint=endpoint), RULES)
     assert outbound.headers == sent((b"x-machine-keys", b"1"))
+
+
+def test_h13_instructions_to_the_edge_go_last_and_a_visitor_cannot_give_others() -> None:
+    endpoint = replace(ENDPOINT, instructions=((b"x-machine-cors", b"off"),))
+    copy = (b"x-machine-cors", b"on"), (b"connection", b"x-machine-cors")
+    outbound = plan_request(visit(*copy), ROUTE._replace(endpoint=endpoint), RULES)
+    assert outbound.headers == (*sent(), (b"x-machine-cors", b"off"))
+
+
+def test_h14_a_hidden_host_is_in_no_plan() -> None:
+    origin = HiddenOrigin("https", f"3000-{CANARY}.edge.dev", 443, Secret(CANARY))
+    endpoint = Endpoint(origin, credentials=((b"host", Secret(origin.field)),))
+    for outbound in (
+        plan_request(visit(), ROUTE._replace(endpoint=endpoint), RULES),
+        plan_handshake(visit(kind="websocket"), ROUTE._replace(endpoint=endpoint), RULES, KEY),
+    ):
+        assert CANARY not in repr(outbound)
+        assert b"host" not in dict(outbound.headers)
 
 
 def test_h05_naming_our_fields_in_connection_does_not_remove_them() -> None:

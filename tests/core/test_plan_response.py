@@ -356,3 +356,10 @@ def test_r01_no_response_emits_what_must_not_cross(
         assert not name.startswith((*NEVER[1], b"x-accel-"))
         assert name not in named(received)
         assert not {*range(0x09), *range(0x0A, 0x20), 0x7F} & {*value}
+
+
+def test_a_policy_for_upstream_s_own_host_becomes_one_for_the_public_host() -> None:
+    policy = b"default-src 'self'; connect-src wss://%b https://api.example; frame-ancestors *"
+    assert kept((b"content-security-policy", policy % ROUTE.endpoint.origin.field)) == (
+        (b"content-security-policy", b"default-src 'self'; connect-src wss://%b https://api.example" % PUBLIC.field),
+    )

@@ -147,3 +147,8 @@ def test_p09_whatever_is_taken_points_under_the_domains_at_443(rest: str) -> Non
         return
     assert endpoint.origin.port == 443
     assert f".{endpoint.origin.host}".endswith(".nullspace.dev")
+
+
+def test_instructions_for_the_edge_come_along() -> None:
+    fields = ((b"x-edge-cors", b"off"),)
+    assert endpoint_from_url("https://up.example", instructions=fields).instructions == fields

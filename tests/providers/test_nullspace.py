@@ -1,30 +1,24 @@
 from __future__ import annotations
 
 import json
-import socket
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
 
 from preview_proxy.core.models import Endpoint, Origin, Preview, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import (
-    ConfigurationError,
     MachineUnavailable,
     NotFound,
     PortNotAllowed,
     PreviewProxyError,
     ProviderError,
 )
-from preview_proxy.providers.base import SupportsExplainError
 from preview_proxy.providers.nullspace import TOKEN_HEADER, TRAFFIC_HEADER, Nullspace
-from preview_proxy.testing import NullspaceEmulator
 
 pytestmark = pytest.mark.anyio
 
@@ -368,212 +362,3 @@ async def test_the_answer_may_name_the_traffic_header() -> None:
 async def test_but_not_a_header_outside_its_namespace(name: object) -> None:
     reply = httpx.Response(200, json=PRIVATE | {"traffic_access_header_name": name})
     assert "traffic_access_header_name" in (await failure(reply, traffic_tokens=TRAFFIC_TOKEN)).detail
-
-
-# --- configuration ---
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"api_key": None}, "either an api_key or a client"),
-        ({"client": object()}, "either an api_key or a client"),
-        ({"api_key": ""}, "api_key: a credential must be 8 to 8192 bytes"),
-        ({"api_key": f"{API_KEY}\n"}, "api_key: a credential must be visible ASCII"),
-        ({"base_url": "http://api.nullspace.dev"}, "base_url: the URL must be https"),
-        ({"base_url": "http://localhost:3000"}, "allow_insecure_loopback=True"),
-        ({"base_url": "https://api.nullspace.dev?x=1"}, "base_url: the URL must have no query"),
-        ({"base_url": "https://user:password@api.nullspace.dev"}, "base_url: the URL must be absolute"),
-        ({"expires_in": 59}, "60 to 86400"),
-        ({"expires_in": 86_401}, "60 to 86400"),
-        ({"timeout": 0}, "timeout must be greater than 0"),
-        ({"timeout": float("nan")}, "timeout must be greater than 0"),
-        ({"domains": "nullspace.dev"}, "domains: give a list"),
-        ({"domains": ()}, "domains: give a list"),
-        ({"domains": ["*.nullspace.dev"]}, "domains: give a list"),
-        ({"domains": ["https://nullspace.dev"]}, "domains: give a list"),
-        ({"domains": ["dev"]}, "domains: give a list"),
-        ({"traffic_tokens": "short"}, "traffic_tokens: a credential"),
-        ({"traffic_tokens": {"mch_1": f"{TRAFFIC_TOKEN} "}}, "traffic_tokens: a credential"),
-    ],
-)
-def test_what_could_not_work_is_refused_at_construction(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Nullspace(**{"api_key": API_KEY, "base_url": "https://api.nullspace.dev"} | options)
-    assert message in str(caught.value)
-    assert caught.value.__context__ is None
-    assert not [canary for canary in (*CANARIES, "password") if canary in str(caught.value)]
-
-
-def test_without_a_base_url_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NULLSPACE_API_URL", raising=False)
-    monkeypatch.delenv("NULLSPACE_BASE_URL", raising=False)
-    with pytest.raises(ConfigurationError, match="set NULLSPACE_API_URL"):
-        Nullspace(API_KEY)
-
-
-def test_h19_nothing_that_prints_it_shows_a_secret() -> None:
-    nullspace = provider(Api(), traffic_tokens={"mch_1": TRAFFIC_TOKEN})
-    assert repr(nullspace) == "Nullspace('https://api.nullspace.dev')"
-    shown = repr(vars(nullspace)) + repr(vars(nullspace._mint))
-    assert not [canary for canary in CANARIES if canary in shown]
-
-
-# --- the edge's errors, and the end ---
-
-
-def test_it_explains_its_edges_errors() -> None:
-    nullspace = provider(Api())
-    head = ((b"content-type", b"application/json"),)
-    assert isinstance(nullspace, SupportsExplainError)
-    assert nullspace.may_explain(401, head) and not nullspace.may_explain(404, head)
-    error = nullspace.explain_error(401, head, b'{"error": "x", "code": "preview_proxy_token_expired"}')
-    assert error is not None and error.code == "preview_proxy_token_expired"
-    assert nullspace.explain_error(401, head, b'{"error": "log in first"}') is None
-
-
-async def test_it_closes_the_transport_it_was_given() -> None:
-    class Transport(httpx.MockTransport):
-        closed = False
-
-        async def aclose(self) -> None:
-            self.closed = True
-
-    transport = Transport(Api())
-    await Nullspace(API_KEY, base_url="https://api.nullspace.dev", transport=transport).aclose()
-    assert transport.closed
-
-
-async def test_closing_before_the_first_call_is_fine() -> None:
-    await Nullspace(API_KEY, base_url="https://api.nullspace.dev").aclose()
-
-
-# --- against the emulator, over real sockets ---
-
-
-@pytest.fixture
-async def nullspace() -> AsyncIterator[NullspaceEmulator]:
-    async with NullspaceEmulator() as emulator:
-        emulator.add_machine(PREVIEW.machine, {PREVIEW.port: 9})
-        emulator.add_machine("mch_private", {3000: 9}, traffic_token=TRAFFIC_TOKEN)
-        yield emulator
-
-
-@pytest.fixture
-async def real(nullspace: NullspaceEmulator) -> AsyncIterator[Nullspace]:
-    provider = Nullspace(
-        nullspace.api_key,
-        base_url=nullspace.api_url,
-        domains=[nullspace.edge_domain],
-        traffic_tokens={"mch_private": TRAFFIC_TOKEN},
-        allow_insecure_loopback=True,
-        timeout=5,
-    )
-    yield provider
-    await provider.aclose()
-
-
-async def test_a_target_is_minted_over_http(nullspace: NullspaceEmulator, real: Nullspace) -> None:
-    target = await real.resolve(PREVIEW)
-    [(grant_id, grant)] = nullspace.grants.items()
-    origin = Origin("http", f"3000-{PREVIEW.machine}.{nullspace.edge_domain}", nullspace.edge_port)
-    assert target.id == grant_id
-    assert target.expires_at == pytest.approx(grant.expires_at, abs=1)
-    for endpoint in (target.http, target.websocket):
-        assert endpoint is not None
-        assert (endpoint.origin, endpoint.base_path, endpoint.marker) == (origin, b"", MARKER.encode())
-
-
-async def test_a_private_machine_gets_its_traffic_token(real: Nullspace) -> None:
-    target = await real.resolve(Preview("mch_private", 3000))
-    assert target.http is not None and target.http.credentials[1] == (TRAFFIC_HEADER.encode(), Secret(TRAFFIC_TOKEN))
-
-
-async def test_connections_are_kept_for_the_next_mint(nullspace: NullspaceEmulator, real: Nullspace) -> None:
-    assert (await real.resolve(PREVIEW)).id != (await real.resolve(PREVIEW)).id
-    assert nullspace.mints == 2
-
-
-async def test_an_unknown_machine_is_not_found(real: Nullspace) -> None:
-    with pytest.raises(NotFound) as caught:
-        await real.resolve(Preview("mch_gone", 3000))
-    assert caught.value.code == "machine_not_found"
-
-
-async def test_a_wrong_key_is_refused(nullspace: NullspaceEmulator) -> None:
-    provider = Nullspace(API_KEY, base_url=nullspace.api_url, allow_insecure_loopback=True)
-    with pytest.raises(ProviderError) as caught:
-        await provider.resolve(PREVIEW)
-    assert caught.value.code == "provider_refused"
-    assert_told_nothing(caught.value)
-    await provider.aclose()
-
-
-async def test_p09_an_edge_outside_the_domains_is_refused(nullspace: NullspaceEmulator) -> None:
-    provider = Nullspace(nullspace.api_key, base_url=nullspace.api_url, allow_insecure_loopback=True)
-    with pytest.raises(ProviderError, match=r"must be under one of: nullspace\.dev"):
-        await provider.resolve(PREVIEW)
-    await provider.aclose()
-
-
-async def test_an_api_that_is_not_there_is_a_provider_error(unused_tcp_port_url: str) -> None:
-    provider = Nullspace(API_KEY, base_url=unused_tcp_port_url, allow_insecure_loopback=True)
-    with pytest.raises(ProviderError, match="ConnectError") as caught:
-        await provider.resolve(PREVIEW)
-    assert_told_nothing(caught.value)
-    await provider.aclose()
-
-
-@pytest.fixture
-def unused_tcp_port_url() -> Iterator[str]:
-    """A loopback port that is bound, so that nobody else listens there, and where nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-
-
-async def test_p11_no_proxy_variable_of_the_environment_reroutes_the_key(
-    real: Nullspace, unused_tcp_port_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, unused_tcp_port_url)
-    assert await real.resolve(PREVIEW)
-
-
-async def test_an_answer_of_endless_bytes_is_cut_off_and_its_connection_closed() -> None:
-    closed = anyio.Event()
-
-    async def flood(stream: SocketStream) -> None:
-        async with stream:
-            await stream.receive()
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
-            with suppress(anyio.BrokenResourceError):
-                while True:
-                    await stream.send(b" " * 65536)
-        closed.set()
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(SocketAttribute.local_port)
-    provider = Nullspace(API_KEY, base_url=f"http://127.0.0.1:{port}", allow_insecure_loopback=True, timeout=5)
-    with anyio.fail_after(5):
-        async with listener, anyio.create_task_group() as group:
-            group.start_soon(listener.serve, flood)
-            with pytest.raises(ProviderError, match="not a small JSON object"):
-                await provider.resolve(PREVIEW)
-            await closed.wait()
-            group.cancel_scope.cancel()
-    await provider.aclose()
-
-
-async def test_h14_no_secret_is_logged_at_any_level(
-    nullspace: NullspaceEmulator, real: Nullspace, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(1)
-    for name in ("httpx", "httpcore", "asyncio"):
-        caplog.set_level(1, logger=name)
-    target = await real.resolve(Preview("mch_private", 3000))
-    [grant] = nullspace.grants.values()
-    logged = "".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
-    assert logged, "httpcore logs something at this level"
-    for secret in (nullspace.api_key, TRAFFIC_TOKEN, *grant.tokens.values()):
-        assert secret not in logged and secret not in repr(target)

@@ -22,7 +22,9 @@ from wsproto.connection import Connection as Frames
 from wsproto.connection import ConnectionType
 from wsproto.events import TextMessage
 
+from preview_proxy import Limits, Policy
 from preview_proxy.testing import Request, Response, WebSocket
+from tests.abilities import can
 from tests.servers import HTTP_SERVERS, WEBSOCKET_SERVERS, hypercorn
 from tests.transports.test_relay_websocket import closed, dial
 from tests.world import World, world
@@ -156,12 +158,14 @@ async def test_a_server_that_stops_closes_its_sockets_with_1012(server: str) -> 
                 await socket.recv()
                 async with anyio.create_task_group() as group:
                     group.start_soon(running.aclose)
-                    assert (await closed(socket))[0] == 1012
+                    assert (await closed(socket))[0] == (1012 if can(server, "1012") else 1006)
+        assert w.dev.websockets[-1].close_code == 1012
 
 
 @pytest.mark.parametrize("server", WEBSOCKET_SERVERS)
 async def test_a_visitor_who_leaves_while_upstream_is_dialled_takes_it_along(server: str) -> None:
-    async with world(serve=WEBSOCKET_SERVERS[server]) as w:
+    limits = Limits() if can(server, "early leavers") else Limits(head_timeout=1.0)
+    async with world(serve=WEBSOCKET_SERVERS[server], policy=Policy(limits=limits)) as w:
 
         @w.dev.websocket("/ponders")
         async def ponders(socket: WebSocket) -> None:

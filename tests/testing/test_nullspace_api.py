@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-import anyio
 import httpx
 import pytest
 from nullspace import AsyncMachine, AuthError, MachineError, NotFoundError
@@ -18,13 +17,6 @@ from preview_proxy.testing import DevServer, NullspaceEmulator
 pytestmark = pytest.mark.anyio
 
 MACHINE = "mch_a1b2c3d4"
-
-
-@pytest.fixture
-async def dev() -> AsyncIterator[DevServer]:
-    with anyio.fail_after(10):
-        async with DevServer() as server:
-            yield server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preview_proxy.core.models import Endpoint, Origin, Outbound, RawHeaders, Rejected
+from preview_proxy.core.models import Endpoint, HiddenOrigin, Origin, Outbound, RawHeaders, Rejected
 from preview_proxy.core.plan import plan_request
 from preview_proxy.core.policy import Limits
 from preview_proxy.core.secret import Secret
@@ -74,6 +74,16 @@ def test_a_line_break_never_goes_out(changes: dict[str, Any]) -> None:
         request(**changes).head()
 
 
+def test_h14_a_hidden_host_is_on_the_wire_and_nowhere_else() -> None:
+    origin = HiddenOrigin("https", f"3000-{CANARY}.up.example", 443, Secret(CANARY))
+    endpoint = Endpoint(origin, credentials=((b"host", Secret(origin.field)),))
+    hidden = request(((b"x-own", b"1"),), endpoint=endpoint)
+    assert hidden.head() == f"GET /a?b HTTP/1.1\r\nx-own: 1\r\nhost: 3000-{CANARY}.up.example\r\n\r\n".encode()
+    for shown in (hidden, hidden.url, hidden.headers, hidden.extensions, hidden.outbound):
+        assert CANARY not in repr(shown)
+    assert hidden.url.host == "hidden.invalid"
+
+
 def test_h14_what_httpx_sees_holds_no_credential() -> None:
     asked = request(((b"host", b"up.example"),))
     assert (asked.method, str(asked.url), asked.extensions) == ("GET", "https://up.example", {"target": b"/a?b"})
@@ -89,9 +99,9 @@ async def test_a_request_of_httpx_is_taken_as_it_is() -> None:
     async def parts() -> Any:
         yield b"x"
 
-    plain = httpx.Request("POST", "http://up.example:81/a%20b?c", headers={"X-Own": "1"}, content=b"abc")
+    plain = httpx.Request("POST", "https://up.example:81/a%20b?c", headers={"X-Own": "1"}, content=b"abc")
     asked = UpstreamRequest.of(plain)
-    assert asked.outbound.endpoint == Endpoint(Origin("http", "up.example", 81))
+    assert asked.outbound.endpoint == Endpoint(Origin("https", "up.example", 81))
     assert asked.outbound.target == b"/a%20b?c"
     assert (asked.outbound.has_body, asked.outbound.content_length) == (True, 3)
     assert (b"x-own", b"1") in asked.outbound.headers

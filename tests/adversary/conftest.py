@@ -1,0 +1,25 @@
+"""Every attack goes to every server, over raw sockets, and through nginx as the documentation configures it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.nginx import nginx
+from tests.servers import HTTP_SERVERS
+from tests.world import World, world
+
+FRONTS = {**HTTP_SERVERS, "nginx": nginx}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module", params=FRONTS)
+async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """One world for all attacks of a module: an attack that breaks something fails the next, too."""
+    async with world(serve=FRONTS[request.param]) as made:
+        yield made
