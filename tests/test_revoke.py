@@ -149,8 +149,9 @@ async def test_w10_an_open_websocket_is_closed_on_both_sides(
                 assert await closed(socket) == closing
             await w.dev.wait_for(lambda dev: dev.websockets[-1].close_code == closing[0])
             await until(lambda: len(w.proxy._live) == 0)
-    (record,) = [record for record in caplog.records if record.name == "preview_proxy"]
-    assert f"{closing[1]}: cut short" in record.getMessage()
+    if server != "granian":  # in a process of its own, with its own log
+        (record,) = [record for record in caplog.records if record.name == "preview_proxy"]
+        assert f"{closing[1]}: cut short" in record.getMessage()
 
 
 async def test_a08_an_event_stream_is_cut(w: World) -> None:

@@ -11,6 +11,7 @@ from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.browser.stage import ASK, CHECK, MACHINE, PREVIEW, Stage, staged
 
 pytestmark = pytest.mark.anyio
+from tests.world import nullspace_provider
 
 LOGOUT = "/.well-known/preview-proxy/logout"
 SIGN_OUT = """(url) => fetch(url, {method: "POST", credentials: "include"})
