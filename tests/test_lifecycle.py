@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import anyio
 import pytest
 
 from preview_proxy import Policy, Preview
 from tests.transports.test_relay_websocket import dial
+from tests.vendors import vendor_world
 from tests.world import MACHINE, World, world
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +30,24 @@ async def test_v08_a_page_that_somebody_opens_wakes_its_machine() -> None:
         w.nullspace.pause(MACHINE)  # again at once: a preview that forges it is not obeyed
         refused = await w.get("/", headers=NAVIGATE)
         assert (refused.status, resumes(w)) == (503, 1)
+
+
+PAUSES: dict[str, Callable[[Any], object]] = {
+    "Nullspace": lambda emulator: emulator.pause(MACHINE),
+    "Daytona": lambda emulator: emulator.stop(MACHINE),
+    "E2B": lambda emulator: emulator.set_state(MACHINE, "paused"),
+}
+
+
+@pytest.mark.parametrize("provider", PAUSES)
+async def test_a_machine_of_each_provider_is_woken_and_its_page_shown(provider: str) -> None:
+    async with vendor_world(provider, policy=Policy(wake=True)) as (w, vendor):
+        with anyio.fail_after(20):
+            assert (await w.get("/", headers=NAVIGATE)).status == 200
+            PAUSES[provider](vendor.emulator)
+            assert (await w.get("/")).status == 503
+            assert (await w.get("/", headers=NAVIGATE)).status == 200
+            assert (await w.get("/")).status == 200
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from preview_proxy.testing import DevServer, NullspaceEmulator
 from tests.browser.stage import ASK, CHECK, MACHINE, PREVIEW, Stage, staged
+from tests.world import nullspace_provider
 
 pytestmark = pytest.mark.anyio
-from tests.world import nullspace_provider
 
 LOGOUT = "/.well-known/preview-proxy/logout"
 SIGN_OUT = """(url) => fetch(url, {method: "POST", credentials: "include"})
