@@ -27,6 +27,18 @@ def gate(w: World, login: str = LOGIN, *, subject: str = OWNER, expires_at: floa
     return Tickets(SECRET, [EMBEDDER]).gate(origin=Origin.parse(w.origin), preview=PREVIEW, session=session)[0]
 
 
+class Undecided:
+    """An `authorize` that says yes, once it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.answer = anyio.Event(), anyio.Event()
+
+    async def __call__(self, subject: str, preview: Preview) -> bool:
+        self.asked.set()
+        await self.answer.wait()
+        return True
+
+
 @pytest.fixture
 async def w() -> AsyncIterator[World]:
     async with world() as made:
@@ -76,13 +88,7 @@ async def test_a07_a_ticket_for_a_login_that_has_ended_is_refused(w: World) -> N
 
 @pytest.mark.parametrize("named", [{"subject": OWNER}, {"preview": PREVIEW}, {"session": LOGIN}])
 async def test_a07_what_was_being_decided_meanwhile_is_refused(named: dict[str, Any]) -> None:
-    asked, answer = anyio.Event(), anyio.Event()
-
-    async def authorize(subject: str, preview: Preview) -> bool:
-        asked.set()
-        await answer.wait()
-        return True
-
+    authorize = Undecided()
     with anyio.fail_after(10):
         async with world(authorize=authorize, sign_in=False) as w:
             w.gate = gate(w)
@@ -92,10 +98,31 @@ async def test_a07_what_was_being_decided_meanwhile_is_refused(named: dict[str, 
 
             async with anyio.create_task_group() as group:
                 group.start_soon(ask)
-                await asked.wait()
+                await authorize.asked.wait()
                 w.proxy.revoke(**named)
-                answer.set()
+                authorize.answer.set()
             assert w.dev.received == []
+
+
+@pytest.mark.parametrize("named", [{"subject": OWNER}, {"preview": PREVIEW}, {"session": LOGIN}])
+async def test_a07_a_ticket_that_is_being_exchanged_meanwhile_is_refused(named: dict[str, Any]) -> None:
+    authorize = Undecided()
+    authorize.answer.set()
+    with anyio.fail_after(10):
+        async with world(authorize=authorize, sign_in=False) as w:
+            ticket = (await w.proxy.ticket(PREVIEW, subject=OWNER, session_ref=LOGIN)).ticket
+            authorize.asked, authorize.answer = anyio.Event(), anyio.Event()
+
+            async def exchange() -> None:
+                refused = await w.exchange(ticket)
+                assert (refused.status, refused.json()["code"]) == (403, "ticket_refused")
+                assert refused.values(b"set-cookie") == []
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(exchange)
+                await authorize.asked.wait()
+                w.proxy.revoke(**named)
+                authorize.answer.set()
 
 
 async def test_a07_the_customers_own_session_is_known_by_its_ref() -> None:
