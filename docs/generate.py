@@ -13,7 +13,7 @@ from docs.edges import EDGES, edge_rows
 from preview_proxy import Limits, Policy, errors, tickets
 from preview_proxy import gate as gate_module
 from preview_proxy.core import cookies, frames, headers, plan, policy, urls, websocket
-from preview_proxy.transports import websocket_stream
+from preview_proxy.transports import exchange, websocket_stream
 from tests.abilities import ABILITIES, UVICORN
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -93,6 +93,13 @@ REWRITES = {
         "Upstream's own host becomes the public one. `frame-ancestors` goes: the operator decides it."
     ),
     "_set_cookie": "Changed or dropped: see [cookie rules](cookie-rules.md).",
+}
+
+CUTS = {
+    "drained": "The server stops, or restarts.",
+    "revoked": "`authorize` says no, or `PreviewProxy.revoke` named the preview.",
+    "signed_out": "The login ended: it expired, was revoked, or its user signed out.",
+    "unchecked": "Whether access goes on could not be found out for longer than the last yes stood.",
 }
 
 CONSTRUCTORS = ("PreviewProxy", "Tickets", "RedisState", "HostPattern", "HostTable", "Nullspace", "Blaxel",
@@ -300,12 +307,15 @@ def close_codes_page() -> str:
                 (frames.TOO_BIG, "A message is larger than `Limits.message_bytes`, from either side."),
                 (1011, "Upstream broke the connection or the protocol, or took nothing for `Limits.write_timeout`; or "
                  f"it was silent for {websocket_stream.SILENCE:g} seconds, and after a ping again."),
-                (1012, "The server stops, or restarts."),
-                (4403, "Access was revoked."),
             ),
         ),
         f"Upstream hears {frames.PROTOCOL_ERROR} for a broken frame, {frames.INVALID_DATA} for text that is not UTF-8, "
-        f"{frames.TOO_BIG} for a message that is too large, 1012 at a shutdown and 1001 where access was revoked.",
+        f"and {frames.TOO_BIG} for a message that is too large.",
+        "On both sides, with the code as the reason (1012 also says when to come back):",
+        table(
+            ("Code", "Reason", "When"),
+            sorted((errors.CODES[code].close_code, f"`{code}`", CUTS[c]) for c, (_, code) in exchange._CUTS.items()),
+        ),
         "## In place of a refusal",
         "A handshake is refused with an HTTP response. A server without ASGI's denial response extension closes it "
         "instead, with the code as the reason:",

@@ -36,7 +36,7 @@ class Acorn:
     ) -> None:
         self._api = JsonApi(
             endpoint_from_url("https://api.acorn.example"),
-            credentials=[(b"authorization", b"Bearer ", api_key)],
+            credentials=((b"authorization", b"Bearer ", api_key),),
             timeout=timeout,
             transport=transport,
         )

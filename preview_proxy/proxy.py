@@ -188,7 +188,7 @@ class PreviewProxy:
         """Warn once, at the first request for a preview: the order of middleware is the same for all."""
         self._placed = True
         if problem := misplaced(visit.scope, visit.server_send):
-            logger.warning("PreviewProxyMiddleware must be outside of %s. Add it last.", problem)
+            logger.warning("Previews are inside of %s. Add PreviewProxyMiddleware last, and it is outside.", problem)
 
     def counters(self) -> dict[str, int]:
         """What this process has done: ``http`` and ``websocket`` relays begun, and refusals by code of the table.

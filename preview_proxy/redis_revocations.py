@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from preview_proxy.core.models import Preview
 from preview_proxy.revocation import Revocation
-from preview_proxy.sealed import Sealer
+from preview_proxy.sealing import Sealer
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

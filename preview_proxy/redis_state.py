@@ -21,7 +21,7 @@ from preview_proxy.errors import ConfigurationError
 from preview_proxy.providers.held import Minted
 from preview_proxy.providers.packed import pack, unpack
 from preview_proxy.redis_revocations import EPOCH, RedisRevocations
-from preview_proxy.sealed import Sealer
+from preview_proxy.sealing import Sealer
 from preview_proxy.tickets import MAX_TICKET_TTL, long_enough
 
 if TYPE_CHECKING:

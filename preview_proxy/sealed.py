@@ -1,48 +1,52 @@
-"""Names that tell nothing and values that only we can read, for a store that others may look into."""
+"""A request for any httpx transport whose credentials only the transport sees.
+
+What wraps a transport, as tracing does, reads a request's headers: by name, in a loop, or as a copy. Only the transport
+itself writes `request.headers.raw` to the wire, so the credentials are in that, and in nothing else.
+"""
 
 from __future__ import annotations
 
-import hmac
-import os
+from collections.abc import Iterable
+from typing import Any
 
-from preview_proxy.errors import ConfigurationError
+import httpx
 
-_NONCE = 12  # bytes, NIST SP 800-38D §8.2.2
+from preview_proxy.core.secret import Secret
+
+Credentials = tuple[tuple[bytes, bytes, Secret], ...]
+"""Each: the name of a header, what stands before the secret (such as ``Bearer ``, RFC 9110 §11.4), and the secret."""
 
 
-class Sealer:
-    """Hashes names and encrypts values (AES-256-GCM), with keys derived from `secret` by HKDF (RFC 5869).
+class _Headers(httpx.Headers):
+    def __init__(self, headers: Any, credentials: Credentials) -> None:
+        super().__init__(headers)
+        self._credentials = credentials
 
-    A value is bound to its name: under another name it cannot be read. Raises `ConfigurationError` where the package
-    ``cryptography`` is not installed.
-    """
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        return [*super().raw, *((name, before + secret.reveal()) for name, before, secret in self._credentials)]
 
-    def __init__(self, secret: bytes) -> None:
-        try:
-            from cryptography.exceptions import InvalidTag
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-            from cryptography.hazmat.primitives.hashes import SHA256
-            from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-        except ImportError:
-            raise ConfigurationError(
-                "pip install 'preview-proxy[redis]': values are encrypted by cryptography"
-            ) from None
-        self._invalid = InvalidTag
-        self._cipher = AESGCM(HKDF(SHA256(), 32, None, b"preview-proxy values").derive(secret))
-        self._names = HKDF(SHA256(), 32, None, b"preview-proxy names").derive(secret)
 
-    def name(self, kind: str, text: str = "") -> str:
-        """The name under which `text` is kept as a `kind`."""
-        return f"preview-proxy:{kind}:{hmac.digest(self._names, f'{kind} {text}'.encode(), 'sha256').hex()}"
+class SealedRequest(httpx.Request):
+    """An `httpx.Request` that is sent with `credentials` after its `headers`, also where something replaces those."""
 
-    def seal(self, name: str, value: bytes) -> bytes:
-        """`value`, encrypted for `name`."""
-        nonce = os.urandom(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, value, name.encode())
+    def __init__(
+        self,
+        method: str,
+        url: httpx.URL | str,
+        headers: Iterable[tuple[bytes, bytes]],
+        credentials: Credentials,
+        **options: Any,
+    ) -> None:
+        self._credentials: Credentials = ()  # httpx copies `raw` as it adds headers of its own
+        super().__init__(method, url, headers=list(headers), **options)
+        self._credentials = credentials
+        self.headers = self._headers
 
-    def unseal(self, name: str, sealed: bytes) -> bytes | None:
-        """The value, or None for what was not sealed for `name` with this secret."""
-        try:
-            return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
-        except (self._invalid, ValueError):
-            return None
+    @property
+    def headers(self) -> httpx.Headers:
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: httpx.Headers) -> None:
+        self._headers = _Headers(headers, self._credentials)

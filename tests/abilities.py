@@ -32,7 +32,10 @@ ABILITIES = {
         "A visitor who leaves while upstream is dialled for a WebSocket takes that along.",
         {"granian": "Upstream is waited for until it answers, `head_timeout` at most."},
     ),
-    "cuts": Ability("A response that upstream breaks off is cut on HTTP/1.1, not ended."),
+    "cuts": Ability(
+        "A response that upstream breaks off is cut on HTTP/1.1, not ended.",
+        {"granian": "The same; if that is before the first byte of its body, granian answers 500 itself."},
+    ),
     "1012": Ability(
         "As the server stops, WebSockets close with 1012.",
         {"granian": "They are cut, which is 1006 to a browser. Upstream gets 1012."},

@@ -21,7 +21,12 @@ from tests.company import Setting
 # A server forked from a process that has imported everything starts in a tenth of the time.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["tests.served"])
-DEVELOPMENT = {"PYTHONDEVMODE": "1"}
+DEVELOPMENT = {
+    "PYTHONDEVMODE": "1",
+    # of `tests.observed`: every header that is sent upstream, or comes from there, is recorded
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST": ".*",
+    "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE": ".*",
+}
 
 PATIENCE = 20.0
 """Seconds that a server has to stop."""
@@ -57,8 +62,8 @@ class Apart:
                 process.kill()
                 file.seek(0)
                 self.output = file.read()
-        assert status == 0, self.output
-        assert setting.observed or not self.alarms, self.output
+        assert status == 0, self.output[-4000:]
+        assert setting.observed or not self.alarms, self.output[-8000:]
 
     def _start(self, setting: Setting, listener: socket.socket, output: int) -> multiprocessing.Process:
         from tests.served import main  # the child's module; it needs all servers, which need this one

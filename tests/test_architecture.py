@@ -42,6 +42,7 @@ LAYERS = [
         "responses",
         "revocation",
         "sealed",
+        "sealing",
         "sessions",
         "tickets",
         "workers",

@@ -1,39 +1,57 @@
-"""Names that tell nothing, values that only the secret opens."""
+"""A request that shows its credentials to nobody but the transport."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import httpx
+import pytest
+from opentelemetry.instrumentation.httpx import AsyncOpenTelemetryTransport
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from preview_proxy.sealed import Sealer
+from preview_proxy.core.secret import Secret
+from preview_proxy.sealed import SealedRequest
 
-ONE, OTHER = Sealer(b"one secret of thirty-two bytes!!"), Sealer(b"another secret of 32 bytes!!!!!!")
+pytestmark = pytest.mark.anyio
 
-
-@given(st.binary(max_size=300))
-def test_what_was_sealed_for_a_name_opens_under_it(value: bytes) -> None:
-    assert ONE.unseal("name", ONE.seal("name", value)) == value
-
-
-def test_nothing_else_opens_it() -> None:
-    sealed = ONE.seal("name", b"canary")
-    assert b"canary" not in sealed
-    assert ONE.seal("name", b"canary") != sealed
-    assert ONE.unseal("another", sealed) is None
-    assert OTHER.unseal("name", sealed) is None
-    for place in range(len(sealed)):
-        changed = bytearray(sealed)
-        changed[place] ^= 1
-        assert ONE.unseal("name", bytes(changed)) is None
+CANARY = "canary-of-a-credential"
+OWN = [(b"x-own", b"1"), (b"x-own", b"2")]
 
 
-@given(st.binary(max_size=64))
-def test_what_was_never_sealed_is_nothing(sealed: bytes) -> None:
-    assert ONE.unseal("name", sealed) is None
+def sealed(content: bytes | None = None) -> SealedRequest:
+    credentials = ((b"authorization", b"Bearer ", Secret(CANARY)),)
+    return SealedRequest("POST", "https://api.example/x", OWN, credentials, content=content)
 
 
-def test_names_depend_on_kind_text_and_secret_and_show_only_the_kind() -> None:
-    names = [ONE.name("target", "mch_1"), ONE.name("lock", "mch_1"), ONE.name("target", "mch_2"), OTHER.name("target")]
-    assert len(set(names)) == 4
-    assert names[0] == Sealer(b"one secret of thirty-two bytes!!").name("target", "mch_1")
-    assert names[0].startswith("preview-proxy:target:") and "mch" not in names[0]
+@pytest.mark.parametrize("content", [None, b"body"])
+def test_h14_only_raw_headers_hold_the_credential_and_once(content: bytes | None) -> None:
+    request = sealed(content)
+    assert request.headers.raw[-1] == (b"authorization", b"Bearer " + CANARY.encode())
+    assert [name for name, _ in request.headers.raw].count(b"authorization") == 1
+    assert request.headers.get_list("x-own") == ["1", "2"]
+    assert "authorization" not in request.headers
+    copies = dict(request.headers), request.headers.multi_items(), httpx.Headers(request.headers).raw
+    assert CANARY not in repr((request, request.headers, request.headers.copy().raw, vars(request), *copies))
+
+
+def test_h14_other_headers_do_not_take_it_along_or_away() -> None:
+    request = sealed()
+    request.headers = httpx.Headers({"x-other": "1"})
+    assert request.headers.raw == [(b"x-other", b"1"), (b"authorization", b"Bearer " + CANARY.encode())]
+
+
+async def test_h21_tracing_that_records_every_header_records_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST", ".*")
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(204)
+
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    transport = AsyncOpenTelemetryTransport(httpx.MockTransport(answer), tracer_provider=provider)
+    await transport.handle_async_request(sealed(b"body"))
+    [span] = spans.get_finished_spans()
+    assert "x_own" in span.to_json() and CANARY not in span.to_json()
+    assert (b"authorization", b"Bearer " + CANARY.encode()) in sent[0].headers.raw

@@ -177,7 +177,7 @@ _INERT = (
 # RFC 9110 §5.5: no control character but TAB.
 _CONTROLS = bytes(byte for byte in (*range(0x20), 0x7F) if byte != 0x09)
 # The spellings that some server or gateway reads as "-".
-_DASHES = bytes.maketrans(b"_. ", b"---")
+DASHES = bytes.maketrans(b"_. ", b"---")
 
 
 def nominated(headers: RawHeaders) -> frozenset[bytes]:
@@ -198,15 +198,15 @@ def request_filter(private: Iterable[str], allowed: Iterable[str] | None = None)
     `REQUEST_ALLOWED` may. The answer is remembered per name.
     """
     listed = None if allowed is None else REQUEST_ALLOWED | {name.lower().encode("latin-1") for name in allowed}
-    names = [name.lower().encode("latin-1").translate(_DASHES) for name in private]
-    dropped = REQUEST_DROPPED | {name for name in names if not name.endswith(b"*")}
+    names = [name.lower().encode("latin-1").translate(DASHES) for name in private]
+    dropped = REQUEST_DROPPED.union(names)
     prefixes = REQUEST_DROPPED_PREFIXES + PROVIDER_PREFIXES + tuple(n[:-1] for n in names if n.endswith(b"*"))
 
     @lru_cache(maxsize=NAMES)
     def passes(name: bytes) -> bool:
         if not name or b"_" in name or not TOKEN.issuperset(name):
             return False
-        plain = name.lower().translate(_DASHES)
+        plain = name.lower().translate(DASHES)
         if plain in dropped or plain.startswith(prefixes):
             return False
         return listed is None or name in listed or name.startswith(REQUEST_ALLOWED_PREFIXES)

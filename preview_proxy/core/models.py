@@ -54,7 +54,9 @@ class Preview:
             raise ValueError(f"port must be an integer from 1 to 65535, not {self.port!r}")
 
     def __hash__(self) -> int:
-        return hash(self.machine)  # which the string remembers: every request looks its preview up several times
+        # What a string's hash costs is paid once, and every request looks its preview up several times. A visitor may
+        # choose the port, so ports must not collide.
+        return hash(self.machine) ^ (self.generation << 16 | self.port)
 
     @property
     def key(self) -> str:

@@ -19,6 +19,7 @@ from preview_proxy.core.cookies import (
     rewrite_set_cookie,
 )
 from preview_proxy.core.headers import (
+    DASHES,
     HANDSHAKE_PREFIX,
     NOTHING,
     RESPONSE_DROPPED,
@@ -60,16 +61,18 @@ class Rules:
 
 
 class Added(NamedTuple):
-    """Fields for every page: `fields` where the sandbox sent none of the name, `imposed` whatever it sent."""
+    """Fields for every page: `fields` where the sandbox sent none of the name. What it sent of `imposed` ones goes."""
 
     fields: RawHeaders
     names: frozenset[bytes]
-    imposed: RawHeaders
+    imposed: frozenset[bytes]
 
 
-# Permissions Policy §5.2 (a later field wins): a page below the customer's own domain could use that as its RP id
-# (Web Authentication §5.1.3), and so ask for the passkeys of the customer's app.
-_NO_PASSKEYS = (b"permissions-policy", b"publickey-credentials-get=(), publickey-credentials-create=()")
+# A page below the customer's own domain could use that as its RP id (Web Authentication §5.1.3), and so ask for the
+# passkeys of the customer's app. In one field the last word on a feature counts (RFC 9651 §3.2); one line that does
+# not parse voids all lines of the name (§4.2), so none of the sandbox's may stand beside this.
+_PERMISSIONS = b"permissions-policy"
+_NO_PASSKEYS = b"publickey-credentials-get=(), publickey-credentials-create=()"
 
 
 def compile_rules(
@@ -100,10 +103,10 @@ def compile_rules(
 
 
 def _added(policy: Policy, same_site: bool) -> Added:
-    fields = tuple((name.lower().encode(), value.encode()) for name, value in policy.added_headers.items())
-    # a name that never passes counts as not sent
-    names = frozenset(name for name, _ in fields if response_name_passes(name))
-    return Added(fields, names, (_NO_PASSKEYS,) if same_site else ())
+    fields = {name.lower().encode(): value.encode() for name, value in policy.added_headers.items()}
+    if same_site:
+        fields[_PERMISSIONS] = b", ".join([*filter(None, [fields.get(_PERMISSIONS)]), _NO_PASSKEYS])
+    return Added(tuple(fields.items()), frozenset(fields), frozenset({_PERMISSIONS} if same_site else ()))
 
 
 class Route(NamedTuple):
@@ -169,7 +172,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
             cookies.append(pair[1])
         elif name == b"referer":
             referers.append(pair[1])
-        elif rules.passes(name):
+        elif rules.passes(name) and name.translate(DASHES) not in not_ours:
             headers.append(pair)
     if cookies and (kept := filter_cookies(cookies, rules.cookies)):
         headers.append((b"cookie", kept))
@@ -216,18 +219,19 @@ def plan_response(
             _check_length(lengths)
     if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
         kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
-    names = [name for name, _ in headers]
-    if names.count(b"content-type") != 1 or may_be_page(headers[names.index(b"content-type")][1]):
-        added = rules.added
-        kept += added.fields if added.names.isdisjoint(names) else _not_sent(added, names)
-        kept += added.imposed
+    types = [value for name, value in kept if name == b"content-type"]
+    if len(types) != 1 or may_be_page(types[0]):
+        kept = _with_added(kept, rules.added)
     kept.append((b"content-security-policy", rules.frame_ancestors))
     return Reply(status, tuple(kept), has_body)
 
 
-def _not_sent(added: Added, names: list[bytes]) -> list[tuple[bytes, bytes]]:
-    sent = added.names.intersection(names)
-    return [pair for pair in added.fields if pair[0] not in sent]
+def _with_added(kept: list[tuple[bytes, bytes]], added: Added) -> list[tuple[bytes, bytes]]:
+    """A page's fields and those it lacks, by what is left of them: what was nominated or dropped was not sent."""
+    if added.imposed:
+        kept = [pair for pair in kept if pair[0] not in added.imposed]
+    sent = added.names.intersection([name for name, _ in kept])
+    return [*kept, *[pair for pair in added.fields if pair[0] not in sent]] if sent else [*kept, *added.fields]
 
 
 def plan_early_hint(headers: RawHeaders, route: Route, rules: Rules) -> list[bytes]:
@@ -260,7 +264,8 @@ def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route,
 def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
     names = [name for name, _ in headers]
     values = b"".join([value for _, value in headers])
-    _check_head(names, values, rules.limits)
+    joined = b"".join(names)
+    _check_head(names, len(joined), values, rules.limits)
     if len(values) > MAX_VALUE and any(len(value) > MAX_VALUE for _, value in headers):
         raise Rejected("upstream_protocol_error", f"a header value of more than {MAX_VALUE} bytes")
     usual, hop = USUAL_RESPONSE, nominated(headers) if b"connection" in names else NOTHING
@@ -281,8 +286,8 @@ def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[t
             kept.append((name, changed))
     if names.count(b"set-cookie") > MAX_SET_COOKIES:
         kept = _without_excess_cookies(kept)
-    if route.endpoint.leaks(values):
-        kept = [pair for pair in kept if not route.endpoint.leaks(pair[1])]
+    if route.endpoint.leaks(joined + values):
+        kept = [pair for pair in kept if not route.endpoint.leaks(b"%s:%s" % pair)]
     return kept
 
 
@@ -291,9 +296,12 @@ def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[by
     return [pair for place, pair in enumerate(headers) if place not in places]
 
 
-def _check_head(names: list[bytes], values: bytes, limits: Limits) -> None:
-    """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
-    size = len(b"".join(names)) + len(values)
+def _check_head(names: list[bytes], length: int, values: bytes, limits: Limits) -> None:
+    """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields.
+
+    `length` is that of all names together.
+    """
+    size = length + len(values)
     if len(names) > limits.response_header_count or size > limits.response_header_bytes:
         raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {size} bytes")
     if not all([is_token(name) for name in names if name not in _KNOWN_RESPONSE]):  # noqa: C419 - a list is faster

@@ -127,7 +127,7 @@ class Policy:
             )
         passes = request_filter(())
         for name in self.allowed_headers:
-            if not passes(name.lower().encode("latin-1", "replace")):
+            if not passes(name.encode("latin-1", "replace")):
                 raise ValueError(f"Policy.allowed_headers cannot let {name!r} pass")
         for name, value in self.added_headers.items():
             raw = name.lower().encode("latin-1", "replace")

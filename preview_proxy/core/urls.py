@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from contextlib import suppress
 from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
 
@@ -42,11 +42,7 @@ def strip_parameters(query: bytes) -> bytes:
     """The query without parameters of a reserved name, however it is written; every other byte is unchanged."""
     if not _SUSPECT.search(query):
         return query
-    kept = [
-        (separator, parameter)
-        for separator, parameter in _PARAMETER.findall(query)
-        if (separator or parameter) and not _is_reserved(parameter)
-    ]
+    kept = [found for found in _PARAMETER.findall(query) if not _is_reserved(found[1])]
     whole = b"".join([separator + parameter for separator, parameter in kept])
     first_went = bool(kept and kept[0][0]) and not query.startswith((b"&", b";"))
     return whole[1:] if first_went else whole
@@ -118,13 +114,12 @@ def _is_ours(scheme: bytes | None, authority: bytes, origins: tuple[Origin, Orig
     return any(host in _spellings(origin.host) and number in (origin.port, default) for origin in origins)
 
 
-@lru_cache(maxsize=512)
 def _spellings(host: str) -> tuple[str, ...]:
-    """A host of ours in ASCII, and in Unicode (RFC 5890 §2.3.2.1)."""
-    try:
-        return host, host.encode().decode("idna")
-    except UnicodeError:  # "xn--" before nothing
-        return (host,)
+    """A host of ours in ASCII, and in Unicode where that differs (RFC 5890 §2.3.2.1). No cache: it may be secret."""
+    if "xn--" in host:
+        with suppress(UnicodeError):
+            return host, host.encode().decode("idna")
+    return (host,)
 
 
 def _split_port(authority: bytes, default: int) -> tuple[str, int]:

@@ -25,6 +25,7 @@ TARGET_LIFETIME = 60.0
 """Seconds after which a project's token is looked up anew."""
 
 _TOKEN = re.compile(r"[a-z0-9]{8,44}")
+_EVENTS = b"text/event-stream"
 EDGE_ERRORS = {502: "preview_service_not_ready", 504: "edge_runtime_host_unreachable"}
 """What the gateway says for itself when nothing listens, and when the workspace does not answer."""
 
@@ -70,8 +71,10 @@ class Aether:
         return Endpoint(origin, credentials=((b"host", Secret(origin.field)),))
 
     def may_explain(self, status: int, headers: RawHeaders) -> bool:
-        """Whether it is a failure, whose text could repeat the host, or be the gateway's own."""
-        return status >= 400
+        """Whether it is a failure with an end, whose text could repeat the host, or be the gateway's own."""
+        return status >= 400 and not any(
+            name == b"content-type" and _EVENTS in value.lower() for name, value in headers
+        )
 
     def explain_error(self, status: int, headers: RawHeaders, body: bytes) -> ProviderError | None:
         """The gateway's 502 and 504, told by a body that says nothing beyond the status; None for the app's own."""

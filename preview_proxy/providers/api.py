@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ import anyio
 import httpx
 
 from preview_proxy.core.models import Endpoint, RawHeaders
-from preview_proxy.core.secret import Secret
 from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, ProviderError
 from preview_proxy.providers.answers import json_document, retry_after
+from preview_proxy.sealed import Credentials, SealedRequest
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer of an API."""
@@ -33,9 +33,6 @@ STATUSES: dict[int, tuple[type[PreviewProxyError], str]] = {
     503: (MachineUnavailable, MachineUnavailable.default_code),
     504: (ProviderError, "provider_timeout"),
 }
-
-Credential = tuple[bytes, bytes, Secret]
-"""The name of a header, what stands before the secret (such as ``Bearer ``), and the secret."""
 
 
 class ApiAnswer(NamedTuple):
@@ -61,14 +58,14 @@ class JsonApi:
         self,
         endpoint: Endpoint,
         *,
-        credentials: Sequence[Credential],
+        credentials: Credentials,
         headers: RawHeaders = (),
         timeout: float,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.origin = endpoint.origin
         self._base_url = f"{endpoint.origin}{endpoint.base_path.decode()}"
-        self._credentials = tuple(credentials)
+        self._credentials = credentials
         self._headers = headers
         self._timeout = timeout
         self._transport = transport or _transport()
@@ -94,25 +91,24 @@ class JsonApi:
 
     def _request(self, method: str, path: str, body: object) -> httpx.Request:
         content = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
-        return httpx.Request(
+        return SealedRequest(
             method,
             self._base_url + path,
-            headers=[
+            [
                 (b"accept", b"application/json"),
                 (b"accept-encoding", b"identity"),
-                *((name, prefix + secret.reveal()) for name, prefix, secret in self._credentials),
                 *([(b"content-type", b"application/json")] if content else []),
                 (b"user-agent", b"preview-proxy"),
                 *self._headers,
             ],
+            self._credentials,
             content=content,
             extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)},
         )
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._transport is not None:
-            await self._transport.aclose()
+        await self._transport.aclose()
 
 
 def json_answer(answer: ApiAnswer | ProviderError) -> Mapping[str, object] | PreviewProxyError:

@@ -103,7 +103,7 @@ class Blaxel:
             headers = ((b"x-blaxel-workspace", _checked_workspace(workspace)), (b"blaxel-version", API_VERSION))
             api = api_option(base_url or API, allow_insecure_loopback)
             self._calls = HttpCalls(
-                JsonApi(api, credentials=[key], headers=headers, timeout=timeout, transport=transport)
+                JsonApi(api, credentials=(key,), headers=headers, timeout=timeout, transport=transport)
             )
         elif sdk is not None:
             self._calls = SdkCalls(sdk)
@@ -203,7 +203,7 @@ def _check(spec: Json, preview: Preview) -> None:
     """Raise `ValueError` unless the preview is private and shows the port: anyone may have made it, and otherwise."""
     if spec.get("public") is not False:
         raise ValueError("it is public, so that anybody sees it without you: delete it, or set another preview_name")
-    if type(spec.get("port")) is not int or spec["port"] != preview.port:
+    if spec.get("port") != preview.port:
         raise ValueError("it is for another port: delete it, or set another preview_name")
 
 

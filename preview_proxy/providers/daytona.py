@@ -82,7 +82,7 @@ class Daytona:
         if api_key is not None:
             bearer = (b"authorization", b"Bearer ", secret_option("api_key", api_key))
             endpoint = api_option(base_url, allow_insecure_loopback)
-            self._calls = _HttpCalls(JsonApi(endpoint, credentials=[bearer], timeout=timeout, transport=transport))
+            self._calls = _HttpCalls(JsonApi(endpoint, credentials=(bearer,), timeout=timeout, transport=transport))
         elif client is not None:
             self._calls = _SdkCalls(client, timeout)
 

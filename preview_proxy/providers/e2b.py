@@ -95,7 +95,7 @@ class E2B:
         self._edge = edge_option(edge_url, allow_insecure_loopback)
         self._known = configured("tokens", lambda: _lookup({} if tokens is None else tokens))
         self._lifetime = lifetime
-        self._api = JsonApi(endpoint, credentials=[key], timeout=timeout_option(timeout), transport=transport)
+        self._api = JsonApi(endpoint, credentials=(key,), timeout=timeout_option(timeout), transport=transport)
 
     async def resolve(self, preview: Preview) -> Target:
         """The preview's address, and its token. Raises `PortNotAllowed`, `NotFound` or `ProviderError`."""

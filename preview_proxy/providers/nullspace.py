@@ -86,7 +86,7 @@ class Nullspace:
         self._mint: _HttpMint | _SdkMint
         if api_key is not None:
             bearer = (b"authorization", b"Bearer ", secret_option("api_key", api_key))
-            api = JsonApi(self._api, credentials=[bearer], timeout=timeout, transport=transport)
+            api = JsonApi(self._api, credentials=(bearer,), timeout=timeout, transport=transport)
             self._mint = _HttpMint(api, expires_in)
         elif client is not None:
             self._mint = _SdkMint(client, expires_in, timeout)

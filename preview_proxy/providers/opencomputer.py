@@ -84,7 +84,7 @@ class OpenComputer:
         if api_key is not None:
             key = (b"x-api-key", b"", secret_option("api_key", api_key))
             endpoint = api_option(base_url.removesuffix("/").removesuffix("/api") + "/api", allow_insecure_loopback)
-            self._api = JsonApi(endpoint, credentials=[key], timeout=timeout_option(timeout), transport=transport)
+            self._api = JsonApi(endpoint, credentials=(key,), timeout=timeout_option(timeout), transport=transport)
         if not token_reaches_sandbox:
             warnings.warn(
                 "OpenComputer's edge passes the preview token on to the sandbox, whose code can then read it. Say "

@@ -1,6 +1,6 @@
 """Any other `httpx.AsyncBaseTransport` in the pool's place: HTTP/2, an egress proxy, another event loop.
 
-It gets an ordinary `httpx.Request`, made here, as the last step, with the credential in it. Deadlines are kept here
+It gets an `httpx.Request`, made here, as the last step, with the credential sealed in it. Deadlines are kept here
 too, since httpx has none for a response's head.
 """
 
@@ -14,6 +14,7 @@ import httpx
 
 from preview_proxy.core.policy import Limits
 from preview_proxy.errors import BadRequest
+from preview_proxy.sealed import SealedRequest
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 CLOSE_TIMEOUT = 1.0
@@ -43,11 +44,12 @@ class ForeignTransport:
 def _plain(request: UpstreamRequest, body: httpx.AsyncByteStream, limits: Limits) -> httpx.Request:
     outbound = request.outbound
     origin = outbound.endpoint.origin
-    plain = httpx.Request(
+    plain = SealedRequest(
         outbound.method,
         # RFC 6761 §6.3: "localhost" names are this computer, whatever a resolver would say
         httpx.URL(scheme=origin.scheme, host="127.0.0.1" if origin.is_loopback else origin.host, port=origin.port),
-        headers=[*outbound.headers, *((name, secret.reveal()) for name, secret in outbound.endpoint.credentials)],
+        outbound.headers,
+        tuple((name, b"", secret) for name, secret in outbound.endpoint.credentials),
         stream=body,
         extensions={
             "target": outbound.target,

@@ -61,8 +61,8 @@ async def relay_websocket(
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
-            age = dialling.max_age
-            cut = await run("websocket", _relay(response, dialling.accept, rules, receive, send, age), None)
+            relaying = _relay(response, dialling.accept, rules, receive, send, dialling.max_age)
+            cut = await run("websocket", relaying, None)
             if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
                 raise Aborted(ended)
         elif dialling.refusal is not None:
@@ -141,6 +141,7 @@ async def _relay(
             async with asyncio.timeout(None if max_age is None else max_age * FULL_AGE):
                 closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
         except TimeoutError:  # before upstream breaks it off: clients take a close for a reason to connect again
+            down.task.cancel()
             closing = await _bid_farewell(send, 1012, "reconnect")
         down.task.cancel()
         upstream.close(*closing)
@@ -149,6 +150,7 @@ async def _relay(
         if down.is_done():  # only now: granian cannot close while `receive` is awaited
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+            await _leave(receive)
             return
         down.task.cancel()  # first of all: nothing passes any more
         # a server cancels without a word: it stops
@@ -219,13 +221,24 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
         text = message.get("text")  # servers may send both keys, one of them None
         content = message["bytes"] if text is None else text
         if len(content) > limit // 4 and _size(content) > limit:  # no character has more than four bytes
+            upstream.close(1009, "")
             await _send(send, {"type": "websocket.close", "code": 1009, "reason": "message too big"})
+            await _leave(receive)
             return 1009, ""
         if not await upstream.send(content):
             # upstream may have said why it closed; give the other pump the time to read it
             await asyncio.sleep(GRACE)
             await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
+            await _leave(receive)
             return 1011, ""
+
+
+async def _leave(receive: Receive) -> None:
+    """Take what the visitor still sends, for a second: hypercorn reads no close behind messages that nobody takes."""
+    with suppress(TimeoutError, OSError, RuntimeError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
 
 
 def _size(content: str | bytes) -> int:

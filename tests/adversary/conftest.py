@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from preview_proxy import Limits, Policy
 from tests.nginx import nginx
 from tests.servers import HTTP_SERVERS
 from tests.world import World, world
@@ -20,6 +21,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module", params=FRONTS)
 async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """One world for all attacks of a module: an attack that breaks something fails the next, too."""
-    async with world(serve=FRONTS[request.param]) as made:
+    """One world for all attacks of a module, with its `LIMITS`: what one attack breaks fails the next, too."""
+    policy = Policy(limits=getattr(request.module, "LIMITS", Limits()))
+    async with world(serve=FRONTS[request.param], policy=policy) as made:
         yield made

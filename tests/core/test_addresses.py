@@ -6,7 +6,9 @@ from preview_proxy.core.addresses import is_public
 
 
 @pytest.mark.parametrize(
-    "address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+    "address",
+    ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+    + ["2001:0:4136:e378:8000:63bf:f7f7:f7f7"],
 )
 def test_p10_an_address_of_the_internet_is_public(address: str) -> None:
     assert is_public(address)
@@ -17,7 +19,9 @@ def test_p10_an_address_of_the_internet_is_public(address: str) -> None:
     ["127.0.0.1", "127.255.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"]
     + ["192.0.2.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1"]
     + ["ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::"]
-    + ["64:ff9b:1::a00:1", "2001:db8::1", "fec0::1", "::7f00:1", "240.0.0.1"],
+    + ["192.0.0.8", "192.88.99.1", "3fff::1", "64:ff9b:1:a00:1:808:808:808", "64:ff9b:1::808:808"]
+    + ["64:ff9b:1::a00:1", "2001:db8::1", "fec0::1", "::7f00:1", "240.0.0.1"]
+    + ["2001:0:4136:e378:8000:63bf:80ff:fffe"],
 )
 def test_p10_every_other_address_is_not(address: str) -> None:
     assert not is_public(address)

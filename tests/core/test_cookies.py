@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from http.cookies import CookieError, SimpleCookie
+from itertools import product
 
 import pytest
 from django.http.cookie import parse_cookie
@@ -15,6 +16,7 @@ from preview_proxy.core.cookies import (
     MAX_ATTRIBUTE,
     MAX_PAIR,
     MAX_SET_COOKIES,
+    TOKEN,
     ReservedCookies,
     _pairs,
     _passes,
@@ -346,6 +348,19 @@ def test_nothing_else_is_a_token(name: bytes) -> None:
 def test_a_reserved_name_that_no_header_can_have_is_refused() -> None:
     with pytest.raises(ValueError, match="latin-1"):
         ReservedCookies.of(["ses\u20acsion"])
+
+
+def test_h07_a_name_may_hold_every_character_of_a_token() -> None:
+    whole = b"; ".join(b"%c=1" % byte for byte in sorted(TOKEN))
+    assert filter_cookies([whole], RESERVED) == filter_cookies([whole.replace(b" ", b"")], RESERVED) == whole
+
+
+def test_h07_the_short_way_is_taken_by_what_browsers_send_alone() -> None:
+    reserved = ReservedCookies.of(["s"])
+    parts = [b"a=XX", b"s=1", b";", b"; ", b" ", b"\t", b"\x0b"]
+    for value in map(b"".join, product(parts, repeat=5)):
+        long = b"; ".join(pair for pair, name in _pairs([value]) if _passes(pair, name, reserved))
+        assert filter_cookies([value], reserved) == long
 
 
 @given(st.lists(st.text('ab=; \t\x0b"é_-p', max_size=12).map(lambda text: text.encode("latin-1")), max_size=3))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -235,6 +236,23 @@ def test_p17_endpoints_with_other_credentials_have_another_scope() -> None:
     assert CANARY.encode() not in same[0]
 
 
+def test_p17_where_the_origin_ends_and_a_name_begins_is_part_of_the_scope() -> None:
+    one = Endpoint(Origin("https", "up.de", 443), credentials=((b"vx", Secret(CANARY)),))
+    other = Endpoint(Origin("https", "up.dev", 443), credentials=((b"x", Secret(CANARY)),))
+    assert one.scope != other.scope != Endpoint(Origin("https", "up.de", 443), credentials=other.credentials).scope
+
+
+def test_h16_plain_http_is_for_this_computer() -> None:
+    for host in ("127.0.0.1", "localhost", "m1.localhost"):
+        assert Endpoint(Origin("http", host, 80)).origin.host == host
+
+
+def test_a_preview_is_shown_and_copied_as_its_three_fields() -> None:
+    preview = Preview("mch_1", 3000, 2)
+    assert repr(preview) == "Preview(machine='mch_1', port=3000, generation=2)"
+    assert pickle.loads(pickle.dumps(preview)) == preview != Preview("mch_1", 3000)
+
+
 def test_a_request_gives_every_value_of_a_field_in_order() -> None:
     headers = ((b"accept", b"a"), (b"cookie", b"1"), (b"accept", b"b"))
     inbound = Inbound("http", "GET", "https", "1.1", "a.dev", b"/", b"", headers, None, False, None)
@@ -249,3 +267,8 @@ def test_a_rejection_reads_as_its_code_and_detail(rejected: Rejected, text: str)
     assert str(rejected) == text
     assert rejected.code == "bad_host"
     assert rejected.detail in ("", "none") and rejected.detail in text
+
+
+def test_v13_the_ports_of_a_machine_do_not_collide() -> None:
+    previews = [Preview("m1", port, generation) for port in range(1, 2001) for generation in (0, 1)]
+    assert len({hash(preview) for preview in previews}) == len(previews)

@@ -85,6 +85,13 @@ def test_h13_the_visitor_s_own_copy_of_a_credential_header_is_dropped() -> None:
     assert outbound.headers == sent((b"x-machine-keys", b"1"))
 
 
+def test_h04_a_spelling_that_some_edge_reads_as_the_credentials_name_is_dropped() -> None:
+    endpoint = replace(ENDPOINT, credentials=((b"x-machine-key", Secret(CANARY)),))
+    copies = (b"x.machine.key", b"spoofed-01"), (b"x_machine_key", b"spoofed-01"), (b"x.machine", b"1")
+    outbound = plan_request(visit(*copies), ROUTE._replace(endpoint=endpoint), RULES)
+    assert outbound.headers == sent((b"x.machine", b"1"))
+
+
 def test_h13_instructions_to_the_edge_go_last_and_a_visitor_cannot_give_others() -> None:
     endpoint = replace(ENDPOINT, instructions=((b"x-machine-cors", b"off"),))
     copy = (b"x-machine-cors", b"on"), (b"connection", b"x-machine-cors")
@@ -193,6 +200,7 @@ def test_h10_scheme_and_host_come_from_the_mapping() -> None:
         (b"https://3000-m1.previews.dev", b"https://3000-m1.previews.dev"),
         (b"https://app.acme.com/p?token=S", b"https://app.acme.com/"),
         (b"https://app.acme.com?token=S", b"https://app.acme.com/"),
+        (b"https://app.acme.com/?next=https://x.dev/", b"https://app.acme.com/"),
         (b"https://app.acme.com:8443/p", b"https://app.acme.com:8443/"),
         (b"https://3000-m1.previews.dev.evil.com/S", b"https://3000-m1.previews.dev.evil.com/"),
         (b"https://3000-m1.previews.dev@evil.com/S", None),

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preview_proxy.core.cookies import is_token
-from preview_proxy.core.models import Origin, RawHeaders, Rejected, Reply
-from preview_proxy.core.plan import Rules, compile_rules, plan_accept, plan_response
+from preview_proxy.core.headers import USUAL_RESPONSE
+from preview_proxy.core.models import Endpoint, Origin, Preview, RawHeaders, Rejected, Reply
+from preview_proxy.core.plan import _REWRITES, Route, Rules, compile_rules, plan_accept, plan_response
 from preview_proxy.core.policy import ADDED_HEADERS, Limits, Policy
+from preview_proxy.core.secret import Secret
 from preview_proxy.core.websocket import accept_value
 from tests.core.test_plan import CANARY, EMBEDDER, KEY, NEVER, PUBLIC, ROUTE, RULES, fields, named, rules, visit
 
@@ -107,6 +109,10 @@ def test_r05_urls_point_at_the_public_origin(name: bytes) -> None:
     assert kept((name, b"https://example.com/")) == ((name, b"https://example.com/"),)
 
 
+def test_r05_no_field_that_is_changed_takes_the_short_way() -> None:
+    assert not USUAL_RESPONSE & _REWRITES.keys()
+
+
 def test_r05_urls_inside_fields_too() -> None:
     link, refresh = (b"link", b"<https://m1-3000.edge.dev/a>; rel=x"), (b"refresh", b"0;url=https://m1-3000.edge.dev/a")
     assert kept(link, refresh) == (
@@ -118,7 +124,16 @@ def test_r05_urls_inside_fields_too() -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [(b"https://m1-3000.edge.dev", b"https://3000-m1.previews.dev"), (b" HTTPS://M1-3000.Edge.dev\t", None)]
-    + [(value, value) for value in (b"*", b"null", b"https://example.com", b"https://m1-3000.edge.dev.evil.com")],
+    + [
+        (value, value)
+        for value in (
+            b"*",
+            b"null",
+            b"Xhttps://m1-3000.edge.dev",
+            b"https://example.com",
+            b"https://m1-3000.edge.dev.evil.com",
+        )
+    ],
     ids=repr,
 )
 def test_r05_an_allowed_origin_is_the_public_one(value: bytes, told: bytes | None) -> None:
@@ -133,6 +148,10 @@ def test_r05_an_allowed_origin_is_the_public_one(value: bytes, told: bytes | Non
 @pytest.mark.parametrize("name", [b"x-echo", b"location", b"set-cookie", b"content-security-policy", b"link"])
 def test_h18_a_field_that_repeats_the_credential_is_dropped(name: bytes, value: bytes) -> None:
     assert kept((name, value % CANARY.encode()), (b"x-kept", b"1")) == ((b"x-kept", b"1"),)
+
+
+def test_h18_nor_does_a_name_that_repeats_the_credential() -> None:
+    assert kept((b"x-" + CANARY.encode(), b"1"), (b"x-kept", b"1")) == ((b"x-kept", b"1"),)
 
 
 def test_r07_set_cookies_pass_in_order_and_not_folded() -> None:
@@ -294,11 +313,34 @@ def test_r11_a_field_that_never_passes_is_not_taken_for_sent() -> None:
 def test_r11_below_the_customers_own_domain_no_page_may_ask_for_passkeys() -> None:
     policy = Policy(added_headers={}, embedders=(EMBEDDER,))
     same_site = compile_rules(policy, cookies=[], headers=[], embedders=[], same_site=True)
-    allowed = (b"permissions-policy", b"publickey-credentials-get=(self)")
-    reply = response(allowed, rules=same_site)
-    # Structured Fields (RFC 9651 §3.2): of two values for one key the last counts
     denied = (b"permissions-policy", b"publickey-credentials-get=(), publickey-credentials-create=()")
-    assert reply.headers == (allowed, denied, FRAMES)
+    # RFC 9651 §4.2: a line that does not parse, beside ours, would void both
+    for own in (b"publickey-credentials-get=(self)", b"(((", b"A=1", b""):
+        assert response((b"permissions-policy", own), rules=same_site).headers == (denied, FRAMES)
+
+
+def test_r11_what_the_operator_says_of_other_features_stands_before_that() -> None:
+    policy = Policy(added_headers={"Permissions-Policy": "camera=(self)"})
+    same_site = compile_rules(policy, cookies=[], headers=[], embedders=[], same_site=True)
+    value = dict(response(rules=same_site).headers)[b"permissions-policy"]
+    assert value == b"camera=(self), publickey-credentials-get=(), publickey-credentials-create=()"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        ((b"connection", b"content-type"), (b"content-type", b"text/plain")),
+        ((b"content-type", b"text/plain; x=s3cr3ts3cr3t"),),
+        ((b"connection", b"permissions-policy, x-content-type-options"), *CAREFUL),
+    ],
+    ids=["nominated type", "type with the credential", "nominated careful fields"],
+)
+def test_r11_what_does_not_go_out_was_not_sent(sent: tuple[tuple[bytes, bytes], ...]) -> None:
+    credentials = ((b"x-token", Secret("s3cr3ts3cr3t")),)
+    route = Route(Preview("m1", 3000), PUBLIC, Endpoint(Origin("https", "up.dev", 443), credentials=credentials))
+    default = rules(EMBEDDER, added_headers=ADDED_HEADERS)
+    reply = plan_response("GET", 200, sent, route, default)
+    assert sorted(reply.headers) == sorted((*CAREFUL, FRAMES))
 
 
 @pytest.mark.parametrize("name", [b"www-authenticate", b"proxy-authenticate"])

@@ -26,7 +26,14 @@ def test_v01_the_defaults_are_a_promise() -> None:
         ("response_header_count", 128),
         ("response_header_bytes", 64 * KIB),
         ("message_bytes", 4 * MIB),
-        ("connections", 256),
+        ("requests_per_subject", 1000),
+        ("requests_per_preview", 500),
+        ("requests", 4000),
+        ("sockets_per_subject", 250),
+        ("sockets_per_preview", 500),
+        ("sockets", 8000),
+        ("handshakes_per_minute", 600),
+        ("connections", 500),
         ("pool_timeout", 2),
         ("connect_timeout", 5),
         ("head_timeout", 60),
@@ -35,7 +42,24 @@ def test_v01_the_defaults_are_a_promise() -> None:
         ("check_timeout", 2),
         ("provider_timeout", 15),
         ("decision_ttl", 5),
+        ("recheck_interval", 30),
         ("drain_timeout", 10),
+    }
+
+
+def test_r11_what_a_page_gets_is_a_promise() -> None:
+    denied = [
+        "camera=(), microphone=(), geolocation=(), payment=(), usb=(), serial=(), hid=(), midi=(), display-capture=()",
+        "publickey-credentials-get=(), publickey-credentials-create=(), identity-credentials-get=()",
+        "otp-credentials=(), storage-access=()",
+    ]
+    assert Policy().added_headers == {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "strict-origin-when-cross-origin",
+        "Cross-Origin-Opener-Policy": "same-origin-allow-popups",
+        "Origin-Agent-Cluster": "?1",
+        "X-Robots-Tag": "noindex",
+        "Permissions-Policy": ", ".join(denied),
     }
 
 
@@ -88,7 +112,7 @@ def test_h02_a_list_is_for_the_allow_list_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("content-length", "1"), ("Set-Cookie", "a=1"), ("x-frame-options", "DENY"), ("connection", "x"), ("a b", "1")]
-    + [("content-security-policy", "sandbox"), ("", "1"), ("x-a", "1\r\nx-b: 2"), ("x-a", "caf\xe9")],
+    + [("content-security-policy", "sandbox"), ("", "1"), ("\u20ac", "1"), ("x-a", "1\r\nx-b: 2"), ("x-a", "caf\xe9")],
 )
 def test_r11_a_field_that_is_decided_elsewhere_cannot_be_added(name: str, value: str) -> None:
     assert Policy(added_headers={"X-Own": "1"})
@@ -98,3 +122,4 @@ def test_r11_a_field_that_is_decided_elsewhere_cannot_be_added(name: str, value:
 
 def test_a_policy_can_be_left_out() -> None:
     assert Policy() == Policy(private_headers=(), private_cookies=(), embedders=(), limits=Limits())
+    assert not Policy().send_user and not Policy().private_upstreams

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preview_proxy.core.urls import rewrite_link, rewrite_refresh
-from tests.core.test_urls import PUBLIC, UPSTREAM, host_by_browser
+from tests.core.test_urls import PUBLIC, UPSTREAM, host_by_browser, rewrite
 
 
 def test_r05_every_target_of_a_link_field() -> None:
@@ -36,6 +36,13 @@ def test_v12_a_header_field_of_the_largest_size_takes_no_time() -> None:
     begun = process_time()
     rewrite_link(b"<" * 65536, UPSTREAM, PUBLIC, 3000)
     rewrite_refresh(b"0" * 32768 + b" " * 32768, UPSTREAM, PUBLIC, 3000)
+    assert process_time() - begun < 2
+
+
+@pytest.mark.parametrize("host", ["é." * 20_000, "a" + "\u0300\u0316" * 30_000, "\u00ad" * 30_000, "\ufdfa" * 20_000])
+def test_v12_a_long_host_takes_no_time(host: str) -> None:
+    begun = process_time()
+    assert rewrite(f"https://{host}/a".encode()) == f"https://{host}/a".encode()
     assert process_time() - begun < 2
 
 

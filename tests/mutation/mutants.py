@@ -16,7 +16,7 @@ _LONG, _AROUND = 80, 15
 
 
 class Mutant(NamedTuple):
-    """What was changed: the function (or "" at the top), and the code before and after."""
+    """What was changed: the function, class or table it stands in, and the code before and after."""
 
     place: str
     change: str
@@ -80,13 +80,18 @@ def _spots(parent: ast.AST, place: str) -> Iterator[_Spot]:
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(node, ast.AST) or _is_words(parent, field, index, node):
                 continue
-            inside = f"{place}.{node.name}".lstrip(".") if _is_scope(node) else place  # type: ignore[attr-defined]
+            inside = _place(node, place)
             yield _Spot(inside, parent, field, index, node)
             yield from _spots(node, inside)
 
 
-def _is_scope(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.ClassDef)
+def _place(node: ast.AST, place: str) -> str:
+    match node:
+        case ast.FunctionDef(name) | ast.ClassDef(name):
+            return f"{place}.{name}".lstrip(".")
+        case ast.Assign([ast.Name(name)]) if not place:
+            return name
+    return place
 
 
 def _is_words(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> bool:

@@ -132,9 +132,10 @@ def test_any_other_failure_is_the_app_s(status: int) -> None:
     assert Aether({}).explain_error(status, (), b'{"error": "the app has its own reasons"}') is None
 
 
-def test_a_page_that_is_no_failure_is_not_read() -> None:
+def test_what_is_no_failure_or_has_no_end_is_not_read() -> None:
     assert not Aether({}).may_explain(200, ())
     assert not Aether({}).may_explain(307, ())
+    assert not Aether({}).may_explain(500, ((b"content-type", b"Text/Event-Stream; charset=utf-8"),))
 
 
 # --- through the proxy ---

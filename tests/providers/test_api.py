@@ -36,7 +36,7 @@ class Far(httpx.MockTransport):
 def api(far: httpx.AsyncBaseTransport | None) -> JsonApi:
     return JsonApi(
         endpoint_from_url("https://api.example.com/v0/"),
-        credentials=[(b"authorization", b"Bearer ", Secret(KEY))],
+        credentials=((b"authorization", b"Bearer ", Secret(KEY)),),
         headers=((b"x-workspace", b"acme"),),
         timeout=5,
         transport=far,

@@ -219,11 +219,11 @@ async def test_the_id_is_fit_for_a_log(metadata: object, target_id: str) -> None
 @pytest.mark.parametrize(
     ("preview", "token"),
     [
-        ({}, {}),
-        ({"spec": []}, {}),
-        ({"spec": SPEC | {"public": None}}, {}),
-        ({"spec": SPEC | {"public": 0}}, {}),
-        ({"spec": SPEC | {"port": True}}, {}),
+        ({}, {"spec": ISSUED}),
+        ({"spec": []}, {"spec": ISSUED}),
+        ({"spec": SPEC | {"public": None}}, {"spec": ISSUED}),
+        ({"spec": SPEC | {"public": 0}}, {"spec": ISSUED}),
+        ({"spec": SPEC | {"port": True}}, {"spec": ISSUED}),
         ({"spec": SPEC | {"url": None}}, {"spec": ISSUED}),
         ({"spec": SPEC | {"url": "http://abc.preview.bl.run"}}, {"spec": ISSUED}),
         ({"spec": SPEC | {"url": "https://abc.preview.bl.run?bl_preview_token=x"}}, {"spec": ISSUED}),
@@ -231,7 +231,7 @@ async def test_the_id_is_fit_for_a_log(metadata: object, target_id: str) -> None
         ({"spec": SPEC}, {"spec": ISSUED | {"token": None}}),
         ({"spec": SPEC}, {"spec": ISSUED | {"token": "short"}}),
         ({"spec": SPEC}, {"spec": ISSUED | {"expiresAt": "soon"}}),
-        ([], {}),
+        ([], {"spec": ISSUED}),
         ({"spec": SPEC}, []),
     ],
 )

@@ -100,7 +100,7 @@ async def test_the_request_is_as_documented() -> None:
     [request] = api.requests
     assert request.method == "POST"
     assert str(request.url) == ("https://api.nullspace.dev/v1/machines/mch_a1b2c3d4/ports/3000/preview-proxy-target")
-    assert request.headers["authorization"] == f"Bearer {API_KEY}"
+    assert dict(request.headers.raw)[b"authorization"].decode() == f"Bearer {API_KEY}"
     assert request.headers["content-type"] == "application/json"
     assert json.loads(request.content) == {"expires_in_seconds": 900}
     assert request.extensions["timeout"] == {"connect": 5, "read": 5, "write": 5, "pool": 5}

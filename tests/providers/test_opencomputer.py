@@ -169,16 +169,17 @@ async def test_the_cache_forgets_the_machines_targets_first(provider: OpenComput
 
 
 class Gated(httpx.AsyncHTTPTransport):
-    """Lets a call begin and end as a test says."""
+    """Holds each answer, which the API has given, until a test lets it go."""
 
     def __init__(self) -> None:
         super().__init__(trust_env=False)
         self.begun, self.go_on = anyio.Event(), anyio.Event()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
         self.begun.set()
         await self.go_on.wait()
-        return await super().handle_async_request(request)
+        return response
 
 
 async def test_whoever_asks_during_a_rotation_waits_for_the_new_token(

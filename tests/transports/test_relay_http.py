@@ -232,12 +232,13 @@ async def test_r02_a_page_cannot_ask_for_a_password(w: World) -> None:
     assert (await w.get("/private")).values(b"www-authenticate") == [b'Basic realm="Acme"']
 
 
-async def test_v13_relays_and_refusals_are_counted(w: World) -> None:
-    before = Counter(w.proxy.counters())
-    for _ in range(3):
-        await w.get("/")
-    await w.get("/", headers={"Cookie": ""})
-    assert Counter(w.proxy.counters()) - before == {"http": 3, "not_signed_in": 1}
+async def test_v13_relays_and_refusals_are_counted() -> None:
+    async with world() as w:
+        before = Counter(w.proxy.counters())
+        for _ in range(3):
+            await w.get("/")
+        await w.get("/", headers={"Cookie": ""})
+        assert Counter(w.proxy.counters()) - before == {"http": 3, "not_signed_in": 1}
 
 
 async def test_one_date_and_one_server(w: World) -> None:

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from preview_proxy import Limits, Nullspace, Policy, Preview, Target
 from preview_proxy.testing import NullspaceEmulator, WebSocket
 from tests.abilities import can
+from tests.apart import Apart
 from tests.front import Front
 from tests.servers import WEBSOCKET_SERVERS
 from tests.world import OWNER, World, world
@@ -291,40 +292,46 @@ def our_tasks() -> list[asyncio.Task[Any]]:
     return ours
 
 
-async def test_w13_however_a_socket_ends_no_task_is_left(w: World, caplog: pytest.LogCaptureFixture) -> None:
-    @w.dev.websocket("/ends")
-    async def ends(socket: WebSocket) -> None:
-        await socket.accept()
-        await socket.close(1000, "")
+@pytest.mark.parametrize(
+    "server", [name for name, each in WEBSOCKET_SERVERS.items() if not isinstance(each, Apart)] + ["httpx"]
+)
+async def test_w13_however_a_socket_ends_no_task_is_left(server: str, caplog: pytest.LogCaptureFixture) -> None:
+    foreign = httpx.AsyncHTTPTransport(trust_env=False) if server == "httpx" else None
+    async with world(serve=WEBSOCKET_SERVERS.get(server), transport=foreign) as w:
 
-    @w.dev.websocket("/breaks")
-    async def breaks(socket: WebSocket) -> None:
-        await socket.accept()
-        await socket.raw(b"\xff\x00")
+        @w.dev.websocket("/ends")
+        async def ends(socket: WebSocket) -> None:
+            await socket.accept()
+            await socket.close(1000, "")
 
-    @w.dev.websocket("/resets")
-    async def resets(socket: WebSocket) -> None:
-        await socket.accept()
-        socket.abort()
+        @w.dev.websocket("/breaks")
+        async def breaks(socket: WebSocket) -> None:
+            await socket.accept()
+            await socket.raw(b"\xff\x00")
 
-    with anyio.fail_after(20):
-        for path in ("/ends", "/breaks", "/resets"):
-            async with dial(w, path) as socket:
-                await closed(socket)
-        async with dial(w) as socket:
-            socket.transport.abort()
-        async with dial(w) as socket:
-            await socket.send("x")
-            await socket.recv()
-            w.proxy.revoke(subject=OWNER)
-            assert (await closed(socket))[0] == 4401
-        with pytest.raises(InvalidStatus):
-            async with dial(w, "/unknown"):
-                pass
-        await w.dev.wait_for(lambda dev: dev.open_connections == 0)
-        while left := our_tasks():
-            await asyncio.wait(left)
-    assert not [record for record in caplog.records if record.exc_info or "never retrieved" in record.message]
+        @w.dev.websocket("/resets")
+        async def resets(socket: WebSocket) -> None:
+            await socket.accept()
+            socket.abort()
+
+        with anyio.fail_after(20):
+            for path in ("/ends", "/breaks", "/resets"):
+                async with dial(w, path) as socket:
+                    await closed(socket)
+            async with dial(w) as socket:
+                socket.transport.abort()
+            async with dial(w) as socket:
+                await socket.send("x")
+                await socket.recv()
+                w.proxy.revoke(subject=OWNER)
+                assert (await closed(socket))[0] == 4401
+            with pytest.raises(InvalidStatus):
+                async with dial(w, "/unknown"):
+                    pass
+            await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+            while left := our_tasks():
+                await asyncio.wait(left)
+        assert not [record for record in caplog.records if record.exc_info or "never retrieved" in record.message]
 
 
 async def test_a_shutdown_tells_both_sides() -> None:
