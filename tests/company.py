@@ -87,7 +87,7 @@ def build(setting: Setting, **options: Any) -> Company:
             **options,
         }
     )
-    app: ASGIApp = PreviewProxyMiddleware(_inner(reached, proxy), proxy=proxy)
+    app: ASGIApp = PreviewProxyMiddleware(_inner(reached, allowed, proxy), proxy=proxy)
     if setting.observed:
         from tests.observed import observed
 
@@ -112,7 +112,7 @@ def _lookup(session: str) -> Any:
     return lookup
 
 
-def _inner(reached: list[str], proxy: PreviewProxy) -> Starlette:
+def _inner(reached: list[str], allowed: dict[str, set[str]], proxy: PreviewProxy) -> Starlette:
     """The app behind the proxy: it answers everything and notes what reached it. Tests work its levers."""
 
     async def page(request: Request) -> Response:
@@ -125,14 +125,19 @@ def _inner(reached: list[str], proxy: PreviewProxy) -> Starlette:
             named["preview"] = Preview(MACHINE, int(named.pop("port")))
         return JSONResponse(proxy.revoke(**named))
 
+    async def forbid(request: Request) -> Response:
+        allowed.pop((await request.json())["subject"])
+        return JSONResponse(None)
+
     async def reaches(request: Request) -> Response:
         return JSONResponse(reached)
 
     async def census(request: Request) -> Response:
         return JSONResponse(count(proxy))
 
-    levers = [Route(f"/levers/{lever.__name__}", lever, methods=["POST"]) for lever in (revoke, reaches, census)]
-    return Starlette(routes=[*levers, Route("/{rest:path}", page, methods=["GET", "POST"])])
+    levers = (revoke, forbid, reaches, census)
+    routes = [Route(f"/levers/{lever.__name__}", lever, methods=["POST"]) for lever in levers]
+    return Starlette(routes=[*routes, Route("/{rest:path}", page, methods=["GET", "POST"])])
 
 
 def count(proxy: PreviewProxy) -> dict[str, int]:

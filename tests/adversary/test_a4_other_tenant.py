@@ -88,7 +88,7 @@ async def test_p01_one_host_has_several_spellings_and_one_meaning(w: World) -> N
         assert (await w.get("/echo", headers={"Host": host, "Cookie": ""})).status in (400, 401)
 
 
-async def test_e16_another_preview_may_not_read_this_one(w: World) -> None:
+async def test_another_preview_may_not_read_this_one(w: World) -> None:
     """A sibling's page is another origin: neither its requests nor its preflights get an answer that it may read."""
     sibling = f"http://3001-{MACHINE}.{ZONE}:{w.port}"
     for method in ("OPTIONS", "GET"):

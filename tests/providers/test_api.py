@@ -49,7 +49,7 @@ async def test_a_call_carries_the_credential_and_the_extra_headers_and_json() ->
     [request] = far.requests
     assert (request.method, str(request.url)) == ("POST", "https://api.example.com/v0/things/a%2Fb")
     assert request.content == b'{"a":[1]}'
-    assert dict(request.headers) == {
+    assert dict(httpx.Headers(request.headers.raw)) == {
         "accept": "application/json",
         "accept-encoding": "identity",
         "authorization": f"Bearer {KEY}",

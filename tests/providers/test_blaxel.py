@@ -251,8 +251,9 @@ async def test_the_request_is_as_documented() -> None:
     with pytest.raises(ProviderError):
         await Blaxel(Secret(API_KEY), workspace="acme", transport=httpx.MockTransport(answer)).resolve(PREVIEW)
     assert str(seen[0].url) == f"https://api.blaxel.ai{PREVIEWS}/{NAME}"
-    assert seen[0].headers["x-blaxel-authorization"] == f"Bearer {API_KEY}"
-    assert (seen[0].headers["x-blaxel-workspace"], seen[0].headers["blaxel-version"]) == ("acme", "2026-09-22")
+    headers = httpx.Headers(seen[0].headers.raw)
+    assert headers["x-blaxel-authorization"] == f"Bearer {API_KEY}"
+    assert (headers["x-blaxel-workspace"], headers["blaxel-version"]) == ("acme", "2026-09-22")
 
 
 @pytest.mark.parametrize(
