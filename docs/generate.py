@@ -51,6 +51,8 @@ LIMITS = {
     "write_timeout": ("Seconds for upstream to take what we write.", "`upstream_timeout`; on a WebSocket, close 1011"),
     "check_timeout": ("Seconds for each call of `authorize`, the session and the router.", "`check_failed`"),
     "provider_timeout": ("Seconds for one call of the provider.", "`provider_timeout`"),
+    "mints_per_minute": ("Calls of the provider for targets in a minute, by one process.", "`provider_busy`"),
+    "wake_timeout": ("Seconds for the provider to wake a machine.", "the machine is shown as paused"),
     "decision_ttl": (
         "Seconds that a yes of `authorize` stands, for one subject and preview; 30 at most. A no is never remembered.",
         "it is asked again",
@@ -75,6 +77,10 @@ POLICY = {
     "send_user": "Whether upstream gets the subject, as `x-preview-user`. A visitor's own never passes.",
     "private_upstreams": "Whether an upstream's name may resolve to a private address. For machines of your own.",
     "embedders": "Origins whose pages may frame a preview, besides those of `Tickets`. With none: `'none'`.",
+    "wake": "Whether a visitor who opens a page of a paused machine has it resumed, where the provider can. Once in 30 "
+    "seconds at most, and for nothing but a navigation.",
+    "revoke_on_close": "Whether targets are taken back at shutdown, where the provider can. Else they end when they "
+    "expire.",
     "limits": "The limits below.",
 }
 
@@ -96,9 +102,9 @@ CUTS = {
     "unchecked": "Whether access goes on could not be found out for longer than the last yes stood.",
 }
 
-CONSTRUCTORS = ("PreviewProxy", "Tickets", "HostPattern", "HostTable", "Nullspace", "Blaxel", "OpenComputer", "Aether",
-                "Daytona", "Digitorn", "DigitornHosts", "E2B", "Static", "CookieSession", "StarletteSession",
-                "JWTSession")  # fmt: skip
+CONSTRUCTORS = ("PreviewProxy", "Tickets", "RedisState", "HostPattern", "HostTable", "Nullspace", "Blaxel",
+                "OpenComputer", "Aether", "Daytona", "Digitorn", "DigitornHosts", "E2B", "Static", "CookieSession",
+                "StarletteSession", "JWTSession")  # fmt: skip
 
 
 def main() -> None:

@@ -13,10 +13,13 @@ from preview_proxy.providers.blaxel import Blaxel
 from preview_proxy.providers.daytona import Daytona
 from preview_proxy.providers.digitorn import Digitorn, DigitornHosts
 from preview_proxy.providers.e2b import E2B
+from preview_proxy.providers.held import HeldTarget
 from preview_proxy.providers.nullspace import Nullspace
 from preview_proxy.providers.opencomputer import OpenComputer
+from preview_proxy.providers.shared_targets import SharedTargets
 from preview_proxy.providers.static import Static
 from preview_proxy.proxy import Embed, PreviewProxy, PreviewProxyMiddleware
+from preview_proxy.redis_state import RedisState
 from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, CookieSession, Session, StarletteSession
 from preview_proxy.tickets import MemoryTicketStore, Tickets, TicketStore
@@ -34,6 +37,7 @@ __all__ = [
     "E2B",
     "Embed",
     "Endpoint",
+    "HeldTarget",
     "HostPattern",
     "HostTable",
     "JWTSession",
@@ -48,12 +52,14 @@ __all__ = [
     "PreviewProxyError",
     "PreviewProxyMiddleware",
     "Provider",
+    "RedisState",
     "Revocation",
     "Revocations",
     "Routed",
     "Router",
     "Secret",
     "Session",
+    "SharedTargets",
     "StarletteSession",
     "Static",
     "Target",

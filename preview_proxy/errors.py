@@ -79,6 +79,7 @@ CODES: dict[str, Code] = {
     "provider_failed": Code(502, 1011, True, "The machine's provider did not answer as it should.", _RELOAD),
     "provider_timeout": Code(504, 1013, True, "The machine's provider did not answer in time.", _RELOAD),
     "provider_refused": Code(502, 1011, False, "The machine's provider refused our request.", _OPERATOR),
+    "provider_busy": Code(503, 1013, True, "Too many previews are being opened at once.", "Reload in a moment."),
     "machine_not_found": Code(404, 4404, False, "The machine no longer exists.", "Start it again from the app."),
     "upstream_unreachable": Code(502, 1011, True, "The machine could not be reached.", _RELOAD),
     "upstream_unavailable": Code(503, 4503, True, "The machine could not be reached just now.", _RELOAD),

@@ -178,7 +178,8 @@ class Gate:
         names, login = revocation.names, revocation.session or ""
         self._gates.forget(lambda _, known: revocation.ends(known[1], known[0].preview))
         self._latest.forget(lambda key, _: names(key[0], key[2], key[1]))
-        if revocation.key[:2] != (None, None):  # a decision is about a subject, whichever way they signed in
+        # a decision is about a subject, whichever way they signed in
+        if revocation.session is None or revocation.key[:2] != (None, None):
             self._decisions.forget(lambda key, _: names(*key, login))
         return True
 

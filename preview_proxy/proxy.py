@@ -32,9 +32,14 @@ from preview_proxy.occupancy import Occupancy
 from preview_proxy.placement import misplaced
 from preview_proxy.providers.base import Provider
 from preview_proxy.providers.cache import TargetCache
+from preview_proxy.providers.held import HeldTarget
+from preview_proxy.providers.shared_targets import SharedTargets
+from preview_proxy.providers.wakes import Wakes
+from preview_proxy.readiness import wait_until_ready
+from preview_proxy.redis_state import MAX_GATE_TTL, RedisState
 from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, Session
-from preview_proxy.tickets import Tickets
+from preview_proxy.tickets import Tickets, refuse_several_workers
 from preview_proxy.transports.foreign import ForeignTransport
 from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
@@ -60,7 +65,8 @@ class PreviewProxy:
     `router` turns a host into a preview; `provider` says where it is served; `authorize(subject, preview)` decides.
     Visitors are known by `tickets` (previews on a domain of their own), by `session` (the customer's own cookie or
     token reaches the previews), or both. `revocations` tells several workers of each other's `revoke`; without it, that
-    acts on this process. `transport` replaces the upstream transport, for HTTP/2 or an egress proxy.
+    acts on this process. `targets` has them mint each target once for all. `transport` replaces the upstream transport,
+    for HTTP/2 or an egress proxy.
 
     Raises `ConfigurationError` for what could not work.
     """
@@ -75,9 +81,11 @@ class PreviewProxy:
         session: Authenticator | None = None,
         policy: Policy | None = None,
         revocations: Revocations | None = None,
+        targets: SharedTargets | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         policy = policy or Policy()
+        _check_sharing(revocations, targets, tickets, policy)
         self._router = router
         self._provider = provider
         self._tickets = tickets
@@ -101,7 +109,15 @@ class PreviewProxy:
             same_site=session is not None,
         )
         self._sends_user = policy.send_user
-        self._targets = TargetCache(provider, timeout=self._limits.provider_timeout)
+        self._targets = TargetCache(
+            provider,
+            timeout=self._limits.provider_timeout,
+            mints_per_minute=self._limits.mints_per_minute,
+            shared=targets,
+        )
+        self._parts = {id(part): part for part in (provider, revocations, targets)}
+        self._wakes = Wakes(provider, timeout=self._limits.wake_timeout) if policy.wake else None
+        self._revoke_on_close = policy.revoke_on_close
         self._breaker = Breaker()
         self._occupancy = Occupancy(self._limits)
         self._transport = _upstream(transport, policy)
@@ -155,7 +171,7 @@ class PreviewProxy:
         subject = admission.session.subject
         room, place = self._occupancy.enter(inbound.kind, subject, routed.preview)
         user = subject if self._sends_user else ""
-        lease = TargetLease(inbound.kind, routed, self._targets, self._provider, self._breaker, user)
+        lease = TargetLease(inbound, routed, self._targets, self._provider, self._breaker, self._wakes, user)
         run = partial(self._live.run, admission)
         self._counts[inbound.kind] += 1
         ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
@@ -207,7 +223,6 @@ class PreviewProxy:
             raise ValueError(f"path must start with one '/', not {path!r}")
         origin = await self._public_origin(preview, host)
         session = Session(subject, session_ref, expires_at)
-        ticket = self._tickets.issue(origin=origin, preview=preview, session=session, embedder=embedder)
         failure: PreviewProxyError | None = None
         try:
             await self._gate.authorize(subject, preview)
@@ -215,6 +230,8 @@ class PreviewProxy:
             failure = error
         if failure is not None:
             raise HTTPException(failure.status, failure.row.message)
+        # not earlier: a memory of revocations that begins only now voids what was issued before
+        ticket = self._tickets.issue(origin=origin, preview=preview, session=session, embedder=embedder)
         return Embed(str(origin), ticket, path)
 
     async def _public_origin(self, preview: Preview, host: str | None) -> Origin:
@@ -262,6 +279,19 @@ class PreviewProxy:
         """Do what a revocation, of this worker or another, asks for; once, for ours comes back."""
         return self._live.revoke(revocation) if self._gate.revoke(revocation) else 0
 
+    def inventory(self) -> list[HeldTarget]:
+        """The targets that this process holds, without their credentials: what each is for, and how it was used."""
+        return self._targets.inventory()
+
+    async def wait_until_ready(self, preview: Preview, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 - it says so
+        """Return once something listens on the preview's port, for a page that shows the frame only then.
+
+        Asks the provider where it can tell, and else the app itself, by ``GET /``. It resumes no machine. Check your
+        own session first: this does not. Raises `MachineUnavailable` if nothing listens within `timeout` seconds,
+        and at once the `PreviewProxyError` of a failure that waiting does not mend.
+        """
+        await wait_until_ready(preview, self._provider, self._targets, self._transport, timeout)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -289,9 +319,13 @@ class PreviewProxy:
         if self._workers is not None:
             await self._workers.aclose()
         await self._transport.aclose()
-        close = getattr(self._provider, "aclose", None)
-        if close is not None:
-            await close()
+        if self._wakes is not None:
+            await self._wakes.aclose()
+        await self._targets.aclose(revoke=self._revoke_on_close)
+        for part in self._parts.values():
+            close = getattr(part, "aclose", None)
+            if close is not None:
+                await close()
 
 
 class PreviewProxyMiddleware:
@@ -315,6 +349,21 @@ class PreviewProxyMiddleware:
             return message
 
         await self._app(scope, receive_and_close, send)
+
+
+def _check_sharing(
+    revocations: Revocations | None, targets: SharedTargets | None, tickets: Tickets | None, policy: Policy
+) -> None:
+    if revocations is None:
+        refuse_several_workers(
+            "access taken back in one worker would last", "PreviewProxy(revocations=RedisState(...))"
+        )
+    if isinstance(revocations, RedisState) and tickets is not None and tickets.gate_ttl > MAX_GATE_TTL:
+        raise ConfigurationError(
+            f"gate_ttl must be at most {MAX_GATE_TTL} seconds: RedisState forgets revocations then"
+        )
+    if targets is not None and policy.revoke_on_close:
+        raise ConfigurationError("revoke_on_close would take targets from the workers that share them")
 
 
 def _upstream(transport: httpx.AsyncBaseTransport | None, policy: Policy) -> UpstreamPool | ForeignTransport:

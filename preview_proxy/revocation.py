@@ -27,8 +27,8 @@ Key = tuple[str | None, Preview | None, str | None]
 class Revocation:
     """Access taken back from `subject`, to `preview`, and for the login `session`; None stands for any.
 
-    `session` is a `Session.ref`. `at` is in Unix seconds: what was issued later stands, unless a `session` is
-    named, since a login that has ended does not begin again.
+    Three times None is everybody's access to everything. `session` is a `Session.ref`. `at` is in Unix seconds: what
+    was issued later stands, unless a `session` is named, since a login that has ended does not begin again.
     """
 
     subject: str | None
@@ -114,4 +114,4 @@ class Revoked:
 def _keys(session: Session, preview: Preview) -> list[Key]:
     """Every way to name them."""
     subjects, previews, sessions = (None, session.subject), (None, preview), (None, session.ref)
-    return [(a, b, c) for a in subjects for b in previews for c in sessions][1:]
+    return [(a, b, c) for a in subjects for b in previews for c in sessions]

@@ -102,7 +102,7 @@ class Tickets:
             raise ConfigurationError(f"gate_ttl must be at least 1 second, not {gate_ttl!r}")
         if not 1 <= ticket_ttl <= MAX_TICKET_TTL:
             raise ConfigurationError(f"ticket_ttl must be 1 to {MAX_TICKET_TTL} seconds, not {ticket_ttl!r}")
-        raw = _long_enough(secret)
+        raw = long_enough(secret, "Tickets")
         self.embedders = _embedders(embedders)
         self._ticket = _Kind.derive(raw, "pp-ticket+jwt")
         self._gate = _Kind.derive(raw, "pp-gate+jwt")
@@ -111,7 +111,7 @@ class Tickets:
         self._ticket_ttl = ticket_ttl
         self._clock = clock
         if isinstance(self._store, MemoryTicketStore):
-            _refuse_several_workers()
+            refuse_several_workers("a ticket spent in one worker would still be good", "Tickets(store=RedisState(...))")
 
     def issue(self, *, origin: Origin, preview: Preview, session: Session, embedder: str | None = None) -> str:
         """A ticket for `preview` at its public `origin`, to be spent by a page of `embedder`.
@@ -241,11 +241,12 @@ def gate_set_cookie(value: str, max_age: int, *, secure_origin: bool) -> bytes:
     return f"{name}={value}; {attributes}".encode("ascii")
 
 
-def _long_enough(secret: str | bytes) -> bytes:
+def long_enough(secret: str | bytes, owner: str) -> bytes:
+    """The bytes of a secret that keys are derived from. Raises `ConfigurationError`, naming its `owner`, below 32."""
     raw = secret.encode() if isinstance(secret, str) else secret
     if len(raw) < 32:
         raise ConfigurationError(
-            f"the secret of Tickets must be at least 32 random bytes, this one has {len(raw)}: "
+            f"the secret of {owner} must be at least 32 random bytes, this one has {len(raw)}: "
             'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"` and keep it with your secrets'
         )
     return raw
@@ -269,10 +270,11 @@ def _embedder(embedder: str) -> str:
     raise ConfigurationError(f"the embedder {embedder!r} {problem}: use https://host[:port] or http://localhost[:port]")
 
 
-def _refuse_several_workers() -> None:
+def refuse_several_workers(consequence: str, remedy: str) -> None:
+    """Raise `ConfigurationError` where the environment says that this is one of several workers."""
     workers = os.environ.get("WEB_CONCURRENCY", "")
     if workers.isdecimal() and int(workers) > 1:
         raise ConfigurationError(
-            f"WEB_CONCURRENCY is {workers}, and a ticket spent in one worker would still be good in the others: "
-            "pass Tickets(store=...) a TicketStore that all of them share, or run one worker"
+            f"WEB_CONCURRENCY is {workers}, and {consequence} in the others: pass {remedy}, which all of them share, "
+            "or run one worker"
         )

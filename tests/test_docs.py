@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import builtins
 import logging
 import os
@@ -30,10 +29,11 @@ import preview_proxy
 import preview_proxy.logs
 import preview_proxy.testing
 from docs.generate import pages
-from preview_proxy import Preview, Revocation, errors
+from preview_proxy import Origin, Preview, errors
 from preview_proxy.endpoints import PREFIX
 from preview_proxy.providers import api, base, digitorn, opencomputer_tokens
 from preview_proxy.testing import DevServer, NullspaceEmulator
+from tests.redis_server import redis_server
 from tests.servers import listening, serving
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,7 @@ ENVIRONMENT = {
     "NULLSPACE_API_KEY": "key-for-the-documentation",
     "NULLSPACE_API_URL": "https://api.nullspace.example",
     "OPENCOMPUTER_API_KEY": "key-for-the-documentation",
+    "REDIS_URL": "redis://redis.example:6379/0",
     "PREVIEW_SECRET": "secret of the documentation, 32 bytes",
     "SESSION_SECRET": "secret of the sessions",
 }
@@ -115,7 +116,7 @@ def acme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType("acme")
     for function in (User, current_user, machine_of, may_see):
         setattr(module, function.__name__, function)
-    for name in ("domains", "projects", "proxy", "redis", "sessions", "users"):
+    for name in ("domains", "projects", "proxy", "sessions", "users"):
         setattr(module, name, SimpleNamespace())
     module.app = FastAPI()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "acme", module)
@@ -393,52 +394,16 @@ async def test_the_made_up_provider_keeps_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_shared_revocations_reach_every_worker() -> None:
-    kept: list[Any] = []
-    new: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def add(message: Any) -> None:
-        kept.append(message)
-        new.put_nowait(message)
-
-    async def subscribe() -> AsyncIterator[Any]:
-        async def messages() -> AsyncIterator[Any]:
-            while True:
-                yield await new.get()
-
-        return messages()
-
-    async def all_kept() -> list[Any]:
-        return list(kept)
-
-    channel = SimpleNamespace(add=add, subscribe=subscribe, kept=all_kept)
-    shared = run(ROOT / "docs/how-to/end-access.md")["SharedRevocations"](channel)
-    heard: list[Any] = []
-    ready = anyio.Event()
-    first = Revocation("ada", Preview("m.1", 3000, generation=2), None, 1.5)
-    second = Revocation(None, None, "login-1", 2.5)
-    with anyio.fail_after(5):
-        await shared.publish(first)
-        async with anyio.create_task_group() as group:
-            group.start_soon(shared.listen, heard.append, ready.set)
-            await ready.wait()
-            assert set(heard) == {first}
-            await shared.publish(second)
-            while second not in heard:
-                await anyio.lowlevel.checkpoint()
-            group.cancel_scope.cancel()
-
-
-@pytest.mark.anyio
-async def test_the_redis_store_lets_a_ticket_be_spent_once(acme: ModuleType) -> None:
-    kept: dict[str, int] = {}
-
-    async def redis_set(key: str, value: int, *, nx: bool, exat: int) -> bool | None:
-        assert nx
-        assert type(exat) is int
-        return None if key in kept else not kept.update({key: value})
-
-    acme.redis = SimpleNamespace(set=redis_set)  # type: ignore[attr-defined]
-    store = run(ROOT / "docs/how-to/behind-a-load-balancer.md")["RedisTicketStore"]()
-    assert [await store.consume("id", 2e9) for _ in range(2)] == [True, False]
-    assert "id" not in kept
+async def test_the_redis_of_the_page_lets_a_ticket_be_spent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with redis_server(tmp_path) as redis:
+        monkeypatch.setenv("REDIS_URL", redis.url)
+        page = run(ROOT / "docs/how-to/several-workers.md")
+        async with page["proxy"] as proxy:
+            embed = await proxy.ticket(Preview("mch_a1b2c3d4", 3000), subject="ada")
+            desk, preview = proxy._tickets, Preview("mch_a1b2c3d4", 3000)
+            where = {"origin": Origin.parse(embed.origin), "preview": preview, "embedder": "https://app.acme.com"}
+            assert (await desk.exchange(embed.ticket, **where)).subject == "ada"
+            with pytest.raises(errors.Forbidden, match="spent before"):
+                await desk.exchange(embed.ticket, **where)

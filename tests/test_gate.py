@@ -25,6 +25,7 @@ from preview_proxy import (
     Policy,
     Preview,
     PreviewProxy,
+    Revocation,
     Session,
     StarletteSession,
     Target,
@@ -378,3 +379,20 @@ async def test_h06_the_gate_and_the_session_never_cross_the_wire_upstream(kind: 
         upstream = b"".join([w.nullspace.edge_raw, *w.dev.raw])
         assert credential.encode() not in upstream
         assert w.gate.encode() not in upstream
+
+
+async def test_v10_what_voids_everything_of_before_has_authorize_asked_anew() -> None:
+    asked: list[str] = []
+
+    async def authorize(subject: str, preview: Preview) -> bool:
+        asked.append(subject)
+        return True
+
+    door = Door(authorize=authorize)
+    gate = gate_cookie(door.gate())
+    assert [(await door.knock("http", gate)).status for _ in range(2)] == [200, 200]
+    assert asked == [OWNER]
+    door.proxy._end(Revocation(None, None, None, time.time()))
+    assert (await door.knock("http", gate)).status == 401
+    assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    assert asked == [OWNER] * 2

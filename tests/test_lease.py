@@ -21,8 +21,11 @@ from preview_proxy.errors import (
 )
 from preview_proxy.lease import RENEWABLE, TargetLease
 from preview_proxy.providers.base import Provider
-from preview_proxy.providers.cache import MINT_INTERVAL, TargetCache
+from preview_proxy.providers.cache import TargetCache
+from preview_proxy.providers.held import MINT_INTERVAL
 from preview_proxy.providers.static import fixed_target
+from preview_proxy.providers.wakes import PAUSED, Wakes
+from tests.providers.test_wakes import NAVIGATION, inbound
 
 pytestmark = pytest.mark.anyio
 
@@ -68,8 +71,11 @@ def lease(
     kind: Literal["http", "websocket"] = "http",
     cache: TargetCache | None = None,
     breaker: Breaker | None = None,
+    wakes: Wakes | None = None,
+    headers: RawHeaders = (),
 ) -> TargetLease:
-    return TargetLease(kind, ROUTED, cache or TargetCache(provider, timeout=1), provider, breaker or Breaker())
+    targets = cache or TargetCache(provider, timeout=1)
+    return TargetLease(inbound(kind, headers=headers), ROUTED, targets, provider, breaker or Breaker(), wakes)
 
 
 async def test_h12_each_transport_gets_its_own_endpoint() -> None:
@@ -126,13 +132,13 @@ async def test_only_what_a_new_credential_cures_renews_it() -> None:
         held = lease(provider, cache=cache)
         await held.route()
         provider.now += MINT_INTERVAL
-        assert held.renew(PreviewProxyError(code)) is (code in RENEWABLE)
+        assert await held.cure(PreviewProxyError(code)) is (code in RENEWABLE)
         await held.route()
         assert provider.mints == (2 if code in RENEWABLE else 1)
 
 
-def test_before_anything_was_asked_there_is_nothing_to_renew() -> None:
-    assert not lease(Minting()).renew(EXPIRED)
+async def test_before_anything_was_asked_there_is_nothing_to_cure() -> None:
+    assert not await lease(Minting()).cure(EXPIRED)
 
 
 async def test_v04_a_preview_that_forges_refusals_costs_one_mint_per_interval() -> None:
@@ -142,7 +148,7 @@ async def test_v04_a_preview_that_forges_refusals_costs_one_mint_per_interval() 
         for kind in ("http", "websocket"):
             held = lease(provider, kind, cache)
             await held.route()
-            held.renew(EXPIRED)
+            await held.cure(EXPIRED)
         provider.now += 1
     assert provider.mints == 1 + 100 // MINT_INTERVAL
 
@@ -154,15 +160,82 @@ async def test_a_refusal_of_a_target_that_is_gone_costs_nothing() -> None:
     await slow.route()
     await quick.route()
     provider.now += MINT_INTERVAL
-    assert quick.renew(EXPIRED)
+    assert await quick.cure(EXPIRED)
     await quick.route()
-    assert slow.renew(EXPIRED)
+    assert await slow.cure(EXPIRED)
     await slow.route()
     assert provider.mints == 2
 
 
-def test_what_the_providers_switches_say_is_not_renewable() -> None:
-    assert not lease(Minting()).renew(ProviderError("preview_machine_disabled"))
+async def test_what_the_providers_switches_say_is_not_curable_but_noted() -> None:
+    provider = Minting()
+    cache = TargetCache(provider, timeout=1, clock=provider.clock)
+    held = lease(provider, cache=cache)
+    await held.route()
+    assert not await held.cure(ProviderError("preview_machine_disabled"))
+    [entry] = cache.inventory()
+    assert (entry.last_error_code, entry.last_error_at) == ("preview_machine_disabled", provider.now)
+
+
+async def test_each_request_counts_for_its_transport() -> None:
+    provider = Minting()
+    cache = TargetCache(provider, timeout=1, clock=provider.clock)
+    for kind in ("http", "websocket", "http"):
+        await lease(provider, kind, cache).route()
+    [entry] = cache.inventory()
+    assert (entry.http_request_count, entry.websocket_connection_count) == (2, 1)
+
+
+class Paused(Minting):
+    """A provider whose machine sleeps: its API mints nothing until it is woken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wakes = 0
+        self.asleep = True
+
+    async def resolve(self, preview: Preview) -> Target:
+        if self.asleep:
+            raise MachineUnavailable(PAUSED)
+        return await super().resolve(preview)
+
+    async def wake(self, preview: Preview) -> None:
+        self.wakes += 1
+        self.asleep = False
+
+
+async def test_a_navigation_wakes_a_machine_for_which_nothing_is_minted() -> None:
+    provider = Paused()
+    held = lease(provider, wakes=Wakes(provider, timeout=1), headers=NAVIGATION)
+    await held.route()
+    assert (provider.wakes, provider.mints) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_v08_what_is_no_navigation_leaves_it_asleep(kind: Literal["http", "websocket"]) -> None:
+    provider = Paused()
+    with pytest.raises(MachineUnavailable) as caught:
+        await lease(provider, kind, wakes=Wakes(provider, timeout=1)).route()
+    assert (caught.value.code, provider.wakes) == (PAUSED, 0)
+
+
+async def test_v08_nothing_is_woken_unless_the_operator_wants_it() -> None:
+    provider = Paused()
+    with pytest.raises(MachineUnavailable):
+        await lease(provider, headers=NAVIGATION).route()
+    assert provider.wakes == 0
+
+
+async def test_a_navigation_that_the_edge_finds_paused_is_sent_again_after_waking() -> None:
+    provider = Paused()
+    provider.asleep = False
+    wakes = Wakes(provider, timeout=1)
+    held = lease(provider, wakes=wakes, headers=NAVIGATION)
+    await held.route()
+    assert await held.cure(MachineUnavailable(PAUSED))
+    assert not await held.cure(MachineUnavailable(PAUSED))
+    assert not await held.cure(MachineUnavailable("preview_service_not_ready"))
+    assert provider.wakes == 1
 
 
 # --- whether to try at all -----------------------------------------------------------------------------------------

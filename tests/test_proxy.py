@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preview_proxy import (
+    ConfigurationError,
     HostPattern,
     HostTable,
     Limits,
@@ -24,6 +25,7 @@ from preview_proxy import (
     Preview,
     PreviewProxy,
     PreviewProxyMiddleware,
+    RedisState,
     Routed,
     Static,
     Tickets,
@@ -381,6 +383,32 @@ async def test_our_endpoints_are_answered_here() -> None:
     door = Door()
     path = "/.well-known/preview-proxy/check"
     assert (await call(door.proxy, scope_of(host=HOST, path=path, headers=gate_cookie(door.gate())))).status == 204
+
+
+def sharing(tickets: Tickets | None = None, **options: Any) -> PreviewProxy:
+    tickets = tickets or Tickets(SECRET, [APP])
+    return PreviewProxy(router=PATTERN, provider=Static({}), authorize=owner_only, tickets=tickets, **options)
+
+
+def test_v10_several_workers_need_to_hear_of_each_others_revocations(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = RedisState("redis://localhost", secret=SECRET)
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    desk = Tickets(SECRET, [APP], store=state)
+    with pytest.raises(ConfigurationError, match=r"WEB_CONCURRENCY is 4.*revocations="):
+        sharing(tickets=desk)
+    sharing(tickets=desk, revocations=state, targets=state)
+
+
+def test_gates_that_outlive_what_redis_remembers_are_refused() -> None:
+    state = RedisState("redis://localhost", secret=SECRET)
+    with pytest.raises(ConfigurationError, match="gate_ttl must be at most 86400"):
+        sharing(tickets=Tickets(SECRET, [APP], store=state, gate_ttl=86_401), revocations=state)
+
+
+def test_one_worker_does_not_revoke_what_others_use() -> None:
+    state = RedisState("redis://localhost", secret=SECRET)
+    with pytest.raises(ConfigurationError, match="revoke_on_close"):
+        sharing(targets=state, policy=Policy(revoke_on_close=True))
 
 
 async def test_what_is_revoked_opens_nothing_any_more() -> None:

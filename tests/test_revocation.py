@@ -172,3 +172,13 @@ def test_a_thousand_that_have_expired_leave_no_trace(revoked: Revoked, clock: Cl
     for number in range(1000):
         revoked.add(revocation("ada", at=clock.now + number))
     assert len(revoked) == 1
+
+
+def test_v10_everybodys_access_to_everything_can_be_taken_back(revoked: Revoked) -> None:
+    everything = Revocation(None, None, None, NOW)
+    assert revoked.add(everything)
+    for subject in ("ada", "eve"):
+        before, after = session(NOW - 1, subject=subject), session(NOW + 1, subject=subject)
+        assert revoked.voids(before, PREVIEW) and everything.ends(before, PREVIEW)
+        assert not revoked.voids(after, PREVIEW) and not everything.ends(after, PREVIEW)
+    assert revoked.named_since(0, session(), PREVIEW)

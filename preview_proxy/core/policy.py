@@ -71,6 +71,8 @@ class Limits:
     write_timeout: float = 30.0
     check_timeout: float = 2.0
     provider_timeout: float = 15.0
+    mints_per_minute: int = 600
+    wake_timeout: float = 20.0
     decision_ttl: float = 5.0
     recheck_interval: float = 30.0
     drain_timeout: float = 10.0
@@ -86,7 +88,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is kept from the sandbox, and who may frame its pages.
+    """What is kept from the sandbox, who may frame its pages, and what the provider may be asked to do.
 
     `private_headers` and `private_cookies` are further names to withhold from upstream; a trailing ``*`` in a
     header name stands for any ending. `embedders` are the origins whose pages may frame a preview.
@@ -95,6 +97,9 @@ class Policy:
     that are to pass besides. `added_headers` are the fields that a page gets where the sandbox sent none of the
     name; ``{}`` adds none. With `send_user`, upstream gets the subject as ``X-Preview-User``. With `private_upstreams`,
     the name of an upstream may resolve to an address of a private network, as it does where machines are your own.
+
+    `wake` has a paused machine resumed for a visitor who opens one of its pages. `revoke_on_close` takes targets back
+    at shutdown.
 
     Raises `ValueError` for what could not work.
     """
@@ -107,6 +112,8 @@ class Policy:
     send_user: bool = False
     private_upstreams: bool = False
     embedders: tuple[str, ...] = ()
+    wake: bool = False
+    revoke_on_close: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,33 @@ class SupportsExplainError(Protocol):
 
 
 @runtime_checkable
+class SupportsRevoke(Protocol):
+    """A provider that can take a target back before it expires. `Policy.revoke_on_close` has the proxy ask for it."""
+
+    async def revoke(self, preview: Preview, target: Target) -> None:
+        """End what `target` gives access to. One that is gone is no error; `PreviewProxyError` says what is."""
+        ...
+
+
+@runtime_checkable
+class SupportsReadiness(Protocol):
+    """A provider that can tell whether anything listens on a preview's port, without asking the app."""
+
+    async def wait_until_ready(self, preview: Preview, *, timeout: float) -> None:  # noqa: ASYNC109 - the provider's own
+        """Return once the port answers. Raises `MachineUnavailable` if it does not within `timeout` seconds."""
+        ...
+
+
+@runtime_checkable
+class SupportsWake(Protocol):
+    """A provider whose paused machines do not resume at a request alone. `Policy.wake` has the proxy ask for it."""
+
+    async def wake(self, preview: Preview) -> None:
+        """Resume the machine, and return when it runs. One that does is no error; `PreviewProxyError` says what is."""
+        ...
+
+
+@runtime_checkable
 class SupportsRotation(Protocol):
     """A provider that replaces a machine's credential under way."""
 

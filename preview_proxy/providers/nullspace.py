@@ -22,6 +22,7 @@ import httpx
 from preview_proxy.core.models import Endpoint, Preview, RawHeaders, Target
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import ConfigurationError, PortNotAllowed, PreviewProxyError, ProviderError
+from preview_proxy.providers import nullspace_lifecycle
 from preview_proxy.providers.answers import unix_seconds
 from preview_proxy.providers.api import JsonApi, timed_out
 from preview_proxy.providers.base import endpoint_from_url
@@ -158,6 +159,18 @@ class Nullspace:
         """The edge's error, told by its documented code; None for every other body, which is then the app's."""
         return edge_error(status, headers, body)
 
+    async def wait_until_ready(self, preview: Preview, *, timeout: float) -> None:  # noqa: ASYNC109 - Nullspace waits
+        """Return once something listens on the port. Raises `MachineUnavailable` after `timeout` seconds without."""
+        _raise(await nullspace_lifecycle.wait_until_ready(self._mint.call, preview, timeout))
+
+    async def wake(self, preview: Preview) -> None:
+        """Resume the machine. Raises `PreviewProxyError` if it does not run then."""
+        _raise(await nullspace_lifecycle.wake(self._mint.call, preview))
+
+    async def revoke(self, preview: Preview, target: Target) -> None:
+        """Revoke the grant behind `target`, and so both of its tokens."""
+        _raise(await nullspace_lifecycle.revoke(self._mint.call, preview, target.id))
+
     async def aclose(self) -> None:
         """Close the connections to the API."""
         await self._mint.aclose()
@@ -176,8 +189,11 @@ class _HttpMint:
 
     async def __call__(self, preview: Preview) -> Answer | PreviewProxyError:
         machine = quote(preview.machine, safe="")
-        path = f"/v1/machines/{machine}/ports/{preview.port}/preview-proxy-target"
-        answer = await self._api.call("POST", path, self._body)
+        return await self.call("POST", f"/v1/machines/{machine}/ports/{preview.port}/preview-proxy-target", self._body)
+
+    async def call(self, method: str, path: str, body: Answer | None = None) -> Answer | PreviewProxyError:
+        """The API's answer to one request, or the failure."""
+        answer = await self._api.call(method, path, body)
         if isinstance(answer, ProviderError):
             return answer
         if not answer.ok:
@@ -212,8 +228,27 @@ class _SdkMint:
         except Exception as error:  # it parses strictly, and raises TypeError or AttributeError for what is new to it
             return sdk_error(error)
 
+    async def call(self, method: str, path: str, body: Answer | None = None) -> Answer | PreviewProxyError:
+        """The API's answer to one request, or the failure.
+
+        By the SDK's adapter for raw requests: its own `resume` makes a client of its own, and does not close it.
+        """
+        try:
+            with anyio.fail_after(self._timeout):
+                answer: object = await self._client.api_core.request_json(method, path, json=body)
+        except TimeoutError:
+            return timed_out(self._timeout)
+        except Exception as error:
+            return sdk_error(error)
+        return answer if isinstance(answer, dict) else ProviderError(detail="the API's answer is not a JSON object")
+
     async def aclose(self) -> None:
         """Nothing: the client belongs to whoever made it."""
+
+
+def _raise(failure: PreviewProxyError | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def _grant_id(answer: Answer) -> str:

@@ -44,7 +44,19 @@ class Upstream(Protocol):
         ...
 
 
-class Lease(Protocol):
+class Explains(Protocol):
+    """Tells the answers of a provider's edge from the app's."""
+
+    def may_explain(self, status: int, headers: RawHeaders) -> bool:
+        """Whether the response could be the provider's edge talking."""
+        ...
+
+    def explain(self, status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError | None:
+        """The failure that the provider's edge reports, or None for the app's own answer."""
+        ...
+
+
+class Lease(Explains, Protocol):
     """The target of one relay."""
 
     async def route(self) -> Route:
@@ -59,16 +71,8 @@ class Lease(Protocol):
         """Note what a transport raised."""
         ...
 
-    def may_explain(self, status: int, headers: RawHeaders) -> bool:
-        """Whether the response could be the provider's edge talking."""
-        ...
-
-    def explain(self, status: int, headers: RawHeaders, body: bytes) -> PreviewProxyError | None:
-        """The failure that the provider's edge reports, or None for the app's own answer."""
-        ...
-
-    def renew(self, error: PreviewProxyError) -> bool:
-        """Whether the failure can be cured by a new credential; if so the next `route()` has it."""
+    async def cure(self, error: PreviewProxyError) -> bool:
+        """Whether the failure was cured, by a new credential or by waking the machine: then `route()` is worth it."""
         ...
 
 
@@ -129,15 +133,15 @@ def cut_short(cut: str | None) -> PreviewProxyError | None:
     return kind(code, detail="cut short")
 
 
-async def explanation(response: UpstreamResponse, lease: Lease) -> PreviewProxyError | None:
+async def explanation(response: UpstreamResponse, edge: Explains) -> PreviewProxyError | None:
     """The failure that the provider's edge reports, if this is its answer and not the app's."""
     headers = tuple(response.raw_headers)
-    if not lease.may_explain(response.status_code, headers):
+    if not edge.may_explain(response.status_code, headers):
         return None
     body = b""
     while len(body) <= EXPLANATION_BYTES and (chunk := await response.read_chunk()) is not None:
         body += chunk
-    error = lease.explain(response.status_code, headers, body)
+    error = edge.explain(response.status_code, headers, body)
     if error is not None:
         _note_cookies(headers)
     elif body:

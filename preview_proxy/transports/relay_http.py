@@ -100,8 +100,8 @@ class _Relay:
                 await response.aclose()
 
     async def _ask(self) -> tuple[UpstreamResponse, Route]:
-        """The response to relay. Asks once more where no body would be sent twice: with a new credential, or later."""
-        renewed = False
+        """The response to relay. Asks once more where no body would be sent twice: of what was cured, or later."""
+        cured = False
         while True:
             route = await self.lease.route()
             outbound = plan_request(self.inbound, route, self.rules)
@@ -120,12 +120,12 @@ class _Relay:
             if error is None:
                 return response, route
             await response.aclose()
-            if self._may_wait(error) and not renewed:
+            if self._may_wait(error) and not cured:
                 await asyncio.sleep(error.retry_after or 0)
-            # renewed also for a body that cannot be sent again: the next request is served
-            elif not self.lease.renew(error) or renewed or (self.body is not None and self.body.started):
+            # cured also for a body that cannot be sent again: the next request is served
+            elif not await self.lease.cure(error) or cured or (self.body is not None and self.body.started):
                 raise error
-            renewed = True
+            cured = True
 
     def _may_wait(self, error: PreviewProxyError) -> bool:
         """Whether the edge has us wait so little that the visitor need not know. A page cannot load a module again."""

@@ -91,8 +91,8 @@ class _Dialling:
     """Whether the visitor of an open WebSocket has still to be told why it was cut short."""
 
     async def run(self) -> None:
-        """Leaves `response`, with `accept` for a good 101, else `refusal`. Renews the credential at most once."""
-        renewed = False
+        """Leaves `response`, with `accept` for a good 101, else `refusal`. Asks twice at most."""
+        cured = False
         key = b64encode(os.urandom(16))
         while True:
             route = await self.lease.route()
@@ -107,10 +107,10 @@ class _Dialling:
             error = await explanation(response, self.lease)
             if error is None:
                 return await self._refused(response, route)
-            if renewed or not self.lease.renew(error):
-                raise error
             await response.aclose()
-            renewed = True
+            if cured or not await self.lease.cure(error):
+                raise error
+            cured = True
 
     async def _refused(self, response: UpstreamResponse, route: Route) -> None:
         """Read the refusal whole, for servers hold it until its end: an endless one would fill their memory."""

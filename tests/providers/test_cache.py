@@ -5,57 +5,13 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from preview_proxy.core.models import Endpoint, Origin, Preview, Target
+from preview_proxy.core.models import Preview, Target
 from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, ProviderError
-from preview_proxy.providers.cache import Fresh, Missing, Stale, TargetCache
+from preview_proxy.providers.cache import RENEWAL_PAUSE, TargetCache
+from preview_proxy.providers.held import Holding
+from tests.providers.minting import PREVIEW, START, Clock, Mints
 
 pytestmark = pytest.mark.anyio
-PREVIEW = Preview("mch_1", 3000)
-START = 1_000_000.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Mints:
-    """A provider that counts, waits at a gate, and answers with what `answer` makes of the count."""
-
-    def __init__(self, clock: Clock, lifetime: float | None = 900) -> None:
-        self.clock = clock
-        self.lifetime = lifetime
-        self.count = 0
-        self.started = anyio.Event()
-        self.gate = anyio.Event()
-        self.gate.set()
-        self.failure: Exception | None = None
-
-    async def resolve(self, preview: Preview) -> Target:
-        self.count += 1
-        self.started.set()
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        expires_at = None if self.lifetime is None else self.clock() + self.lifetime
-        endpoint = Endpoint(Origin("https", f"{preview.port}-{preview.machine}.example", 443))
-        return Target(f"grant-{self.count}", endpoint, endpoint, expires_at)
-
-    def close_gate(self) -> None:
-        self.gate, self.started = anyio.Event(), anyio.Event()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def mints(clock: Clock) -> Mints:
-    return Mints(clock)
 
 
 @pytest.fixture
@@ -63,50 +19,27 @@ def cache(mints: Mints, clock: Clock) -> TargetCache:
     return TargetCache(mints, timeout=5, clock=clock)
 
 
-async def outcome(call: Callable[[], Awaitable[Target]], into: list[Target | Exception]) -> None:
+async def target(cache: TargetCache, preview: Preview = PREVIEW) -> Target:
+    return (await cache.get(preview)).target
+
+
+async def outcome(call: Callable[[], Awaitable[Holding]], into: list[Target | Exception]) -> None:
     try:
-        into.append(await call())
+        into.append((await call()).target)
     except PreviewProxyError as error:
         into.append(error)
 
 
 async def test_a_target_is_minted_once_and_used_again(cache: TargetCache, mints: Mints) -> None:
-    assert await cache.get(PREVIEW) is await cache.get(PREVIEW)
+    assert await target(cache) is await target(cache)
     assert mints.count == 1
 
 
 async def test_each_preview_has_its_own_target(cache: TargetCache, mints: Mints) -> None:
-    assert (await cache.get(PREVIEW)).id != (await cache.get(Preview("mch_1", 3001))).id
+    assert (await target(cache)).id != (await target(cache, Preview("mch_1", 3001))).id
 
 
-@pytest.mark.parametrize(
-    ("lifetime", "age", "kind"),
-    [
-        (900, 869, Fresh),
-        (900, 870, Stale),  # 30 s before the end
-        (900, 900, Missing),
-        (100, 89, Fresh),
-        (100, 90, Stale),  # a tenth before the end
-        (20, 29, Fresh),  # shorter than the interval between mints
-        (20, 30, Missing),
-        (-600, 29, Fresh),  # our clock is ahead
-        (-600, 30, Missing),
-        (None, 10**9, Fresh),
-    ],
-)
-async def test_how_long_a_target_is_good_for(
-    cache: TargetCache, mints: Mints, lifetime: float | None, age: float, kind: type
-) -> None:
-    mints.lifetime = lifetime
-    await cache.get(PREVIEW)
-    assert type(cache.lookup(PREVIEW, START + age)) is kind
-
-
-def test_what_was_never_minted_is_missing(cache: TargetCache) -> None:
-    assert cache.lookup(PREVIEW, START) == Missing()
-
-
-async def test_a_thousand_visitors_at_once_cost_one_mint(cache: TargetCache, mints: Mints) -> None:
+async def test_v04_a_thousand_visitors_at_once_cost_one_mint(cache: TargetCache, mints: Mints) -> None:
     mints.close_gate()
     targets: list[Target | Exception] = []
     with anyio.fail_after(5):
@@ -119,7 +52,7 @@ async def test_a_thousand_visitors_at_once_cost_one_mint(cache: TargetCache, min
     assert len(targets) == 1000 and len({id(target) for target in targets}) == 1
 
 
-async def test_a_cancelled_leader_does_not_cancel_those_who_wait(cache: TargetCache, mints: Mints) -> None:
+async def test_v04_a_cancelled_leader_cancels_nobody_and_costs_no_second_mint(cache: TargetCache, mints: Mints) -> None:
     mints.close_gate()
     targets: list[Target | Exception] = []
     with anyio.fail_after(5):
@@ -135,11 +68,10 @@ async def test_a_cancelled_leader_does_not_cancel_those_who_wait(cache: TargetCa
             for _ in range(10):
                 group.start_soon(outcome, lambda: cache.get(PREVIEW), targets)
             await anyio.wait_all_tasks_blocked()
-            mints.started = anyio.Event()
             leader.cancel()
-            await mints.started.wait()
+            await anyio.wait_all_tasks_blocked()
             mints.gate.set()
-    assert mints.count == 2
+    assert mints.count == 1
     assert [type(target) for target in targets] == [Target] * 10
 
 
@@ -157,7 +89,7 @@ async def test_a_failure_is_shared_by_those_who_wait_and_then_forgotten(cache: T
     assert mints.count == 1
     assert results == [mints.failure] * 50
     mints.failure = None
-    assert (await cache.get(PREVIEW)).id == "grant-2"
+    assert (await target(cache)).id == "grant-2"
 
 
 async def test_another_exception_becomes_a_provider_error_without_its_text(cache: TargetCache, mints: Mints) -> None:
@@ -197,74 +129,194 @@ async def test_an_answer_that_is_no_target_is_a_provider_error(clock: Clock) -> 
         await TargetCache(Confused(), timeout=5, clock=clock).get(PREVIEW)
 
 
-async def test_one_caller_renews_while_the_others_use_the_old_target(
+async def test_v04_it_is_renewed_in_the_background_and_nobody_waits(
     cache: TargetCache, mints: Mints, clock: Clock
 ) -> None:
-    old = await cache.get(PREVIEW)
-    clock.now += 880
+    old = await target(cache)
+    clock.now += 900 * 0.85
     mints.close_gate()
-    renewed: list[Target | Exception] = []
     with anyio.fail_after(5):
-        async with anyio.create_task_group() as group:
-            group.start_soon(outcome, lambda: cache.get(PREVIEW), renewed)
-            await mints.started.wait()
-            assert await cache.get(PREVIEW) is old
-            mints.gate.set()
-    assert [target.id for target in renewed if isinstance(target, Target)] == ["grant-2"]
-    assert (await cache.get(PREVIEW)).id == "grant-2"
+        assert await target(cache) is old
+        await mints.started.wait()
+        assert await target(cache) is old
+        mints.gate.set()
+        await anyio.wait_all_tasks_blocked()
+    assert (await target(cache)).id == "grant-2"
+    assert mints.count == 2
 
 
-async def test_a_renewal_that_fails_for_now_leaves_the_old_target_until_it_expires(
-    cache: TargetCache, mints: Mints, clock: Clock
+async def test_v04_a_renewal_that_fails_leaves_the_old_target_until_it_expires(
+    cache: TargetCache, mints: Mints, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old = await cache.get(PREVIEW)
-    mints.failure = ProviderError("provider_timeout")
-    clock.now += 880
-    assert await cache.get(PREVIEW) is old
-    clock.now += 20
-    with pytest.raises(ProviderError):
-        await cache.get(PREVIEW)
-
-
-async def test_a_renewal_that_fails_for_good_is_raised(cache: TargetCache, mints: Mints, clock: Clock) -> None:
-    await cache.get(PREVIEW)
+    old = await target(cache)
     mints.failure = NotFound("machine_not_found")
-    clock.now += 880
+    clock.now += 900 * 0.85
+    for attempt in (1, 2):
+        assert await target(cache) is old
+        await anyio.wait_all_tasks_blocked()
+        assert await target(cache) is old
+        assert mints.count == 1 + attempt
+        clock.now += RENEWAL_PAUSE
+    assert "the target of mch_1:3000:0 was not renewed: machine_not_found" in caplog.text
+    clock.now = START + 900
     with pytest.raises(NotFound):
         await cache.get(PREVIEW)
 
 
+async def test_who_comes_after_the_expiry_joins_the_renewal_under_way(
+    cache: TargetCache, mints: Mints, clock: Clock
+) -> None:
+    await cache.get(PREVIEW)
+    clock.now += 899
+    mints.close_gate()
+    results: list[Target | Exception] = []
+    with anyio.fail_after(5):
+        await cache.get(PREVIEW)
+        await mints.started.wait()
+        clock.now += 1
+        async with anyio.create_task_group() as group:
+            group.start_soon(outcome, lambda: cache.get(PREVIEW), results)
+            await anyio.wait_all_tasks_blocked()
+            mints.failure = ProviderError("provider_timeout")
+            mints.gate.set()
+    assert results == [mints.failure]
+    assert mints.count == 2
+
+
 async def test_a_target_rejected_at_once_is_kept_so_that_nothing_is_minted(cache: TargetCache, mints: Mints) -> None:
-    target = await cache.get(PREVIEW)
-    assert cache.reject(PREVIEW, target) is False
-    assert await cache.get(PREVIEW) is target
+    held = await cache.get(PREVIEW)
+    assert cache.reject(held, "preview_proxy_token_expired") is False
+    assert await cache.get(PREVIEW) is held
     assert mints.count == 1
 
 
 async def test_a_target_rejected_later_is_replaced(cache: TargetCache, mints: Mints, clock: Clock) -> None:
-    target = await cache.get(PREVIEW)
+    held = await cache.get(PREVIEW)
     clock.now += 30
-    assert cache.reject(PREVIEW, target) is True
-    assert cache.reject(PREVIEW, target) is True  # a second visitor, whose answer came while nothing was minted yet
-    assert (await cache.get(PREVIEW)).id == "grant-2"
-    assert cache.reject(PREVIEW, target) is True  # a third, much later: there is a newer target to try
-    assert mints.count == 1 + 1
+    assert cache.reject(held, "preview_proxy_token_expired") is True
+    # a second visitor, whose answer came while nothing was minted yet
+    assert cache.reject(held, "preview_proxy_token_expired") is True
+    assert (await target(cache)).id == "grant-2"
+    # a third, much later: there is a newer target to try
+    assert cache.reject(held, "preview_proxy_token_expired") is True
+    assert (await target(cache)).id == "grant-2"
+    assert mints.count == 2
 
 
-async def test_refusals_forged_for_ever_cost_two_mints_a_minute(cache: TargetCache, mints: Mints, clock: Clock) -> None:
+async def test_two_hundred_refused_requests_cost_one_mint(cache: TargetCache, mints: Mints, clock: Clock) -> None:
+    held = await cache.get(PREVIEW)
+    clock.now += 30
+    mints.close_gate()
+    targets: list[Target | Exception] = []
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            for _ in range(200):
+                assert cache.reject(held, "preview_proxy_token_expired")
+                group.start_soon(outcome, lambda: cache.get(PREVIEW), targets)
+            await mints.started.wait()
+            mints.gate.set()
+    assert {target.id for target in targets if isinstance(target, Target)} == {"grant-2"}
+    assert len(targets) == 200 and mints.count == 2
+
+
+async def test_v04_refusals_forged_for_ever_cost_two_mints_a_minute(
+    cache: TargetCache, mints: Mints, clock: Clock
+) -> None:
     for _ in range(600):
-        target = await cache.get(PREVIEW)
-        if cache.reject(PREVIEW, target):
+        held = await cache.get(PREVIEW)
+        if cache.reject(held, "preview_proxy_token_expired"):
             await cache.get(PREVIEW)
         clock.now += 1
     assert mints.count == 600 / 30
 
 
+async def test_v04_a_process_mints_so_often_in_a_minute_and_no_more(mints: Mints, clock: Clock) -> None:
+    cache = TargetCache(mints, timeout=5, mints_per_minute=6, clock=clock)
+    for port in range(1, 7):
+        await cache.get(Preview("mch_1", port))
+    with pytest.raises(ProviderError) as caught:
+        await cache.get(Preview("mch_1", 7))
+    assert (caught.value.code, caught.value.status, caught.value.retry_after) == ("provider_busy", 503, 5)
+    assert (await target(cache, Preview("mch_1", 1))).id == "grant-1"
+    clock.now += 60
+    assert (await target(cache, Preview("mch_1", 7))).id == "grant-7"
+
+
 async def test_the_least_recently_used_target_goes_first(mints: Mints, clock: Clock) -> None:
     cache = TargetCache(mints, timeout=5, clock=clock, size=2)
     first, second, third = (Preview("mch_1", port) for port in (1, 2, 3))
-    await cache.get(first)
-    await cache.get(second)
-    await cache.get(first)
-    await cache.get(third)
-    assert [type(cache.lookup(preview, clock.now)) for preview in (first, second, third)] == [Fresh, Missing, Fresh]
+    for preview in (first, second, first, third):
+        cache.used(await cache.get(preview), "http")
+        clock.now += 1
+    assert {entry.preview for entry in cache.inventory()} == {first, third}
+    assert mints.count == 3
+
+
+async def test_the_inventory_tells_what_is_held_and_how_it_was_used(
+    cache: TargetCache, mints: Mints, clock: Clock
+) -> None:
+    old = await cache.get(PREVIEW)
+    cache.used(old, "http")
+    clock.now += 1
+    cache.used(old, "http")
+    cache.used(old, "websocket")
+    clock.now += 898
+    assert await cache.get(PREVIEW) is old
+    await anyio.wait_all_tasks_blocked()
+    new = await cache.get(PREVIEW)
+    assert not cache.reject(new, "preview_proxy_token_expired")
+    first, second = cache.inventory()
+    assert first == ("grant-1", PREVIEW, "replaced", START, START + 900, 2, 1, START, START + 1, None, None)
+    assert second.id == "grant-2" and second.status == "active"
+    assert (second.http_request_count, second.first_used_at, second.last_used_at) == (0, None, None)
+    assert (second.last_error_code, second.last_error_at) == ("preview_proxy_token_expired", START + 899)
+    clock.now += 1
+    assert [entry.id for entry in cache.inventory()] == ["grant-2"]
+    clock.now += 30
+    cache.reject(new, "preview_proxy_token_expired")
+    assert [entry.status for entry in cache.inventory()] == ["refused"]
+
+
+class Revoking(Mints):
+    """Revokes all but the previews whose port is odd; at even ones below 10 it hangs."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.revoked: list[str] = []
+
+    async def revoke(self, preview: Preview, target: Target) -> None:
+        if preview.port % 2:
+            raise RuntimeError("canary-0123456789")
+        if preview.port < 10:
+            await anyio.sleep_forever()
+        self.revoked.append(target.id)
+
+
+async def test_targets_are_revoked_at_the_end_if_asked(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    provider = Revoking(clock)
+    cache = TargetCache(provider, timeout=0.1, clock=clock)
+    for port in (2, 3000, 3001, 3002):
+        await cache.get(Preview("mch_1", port))
+    await cache.aclose()
+    assert provider.revoked == []
+    with anyio.fail_after(5):
+        await cache.aclose(revoke=True)
+    assert provider.revoked == ["grant-2", "grant-4"]
+    assert "2 of 4 targets were not revoked" in caplog.text
+    assert "canary" not in caplog.text
+
+
+async def test_a_provider_that_cannot_revoke_is_not_asked(cache: TargetCache) -> None:
+    await cache.get(PREVIEW)
+    await cache.aclose(revoke=True)
+    assert [entry.status for entry in cache.inventory()] == ["active"]
+
+
+async def test_closing_ends_what_is_under_way(cache: TargetCache, mints: Mints) -> None:
+    mints.close_gate()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(cache.get, PREVIEW)
+            await mints.started.wait()
+            await cache.aclose()
+    assert mints.count == 1

@@ -126,7 +126,7 @@ class Scribe:
     def failed(self, error: Exception) -> None:
         pass
 
-    def renew(self, error: PreviewProxyError) -> bool:
+    async def cure(self, error: PreviewProxyError) -> bool:
         return False
 
 

@@ -1,0 +1,163 @@
+"""Several caches, as of several workers, with one store between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import anyio
+import pytest
+
+from preview_proxy import Preview, Target
+from preview_proxy.errors import NotFound, ProviderError
+from preview_proxy.providers.cache import TargetCache
+from preview_proxy.providers.held import Minted
+from tests.providers.minting import PREVIEW, Clock, Mints
+from tests.providers.test_cache import target
+
+pytestmark = pytest.mark.anyio
+
+
+class Store:
+    """`SharedTargets` in this process. `broken` names the methods that fail."""
+
+    def __init__(self) -> None:
+        self.saved: dict[Preview, Minted] = {}
+        self.locks: dict[Preview, str] = {}
+        self.tokens = map(str, count())
+        self.broken: set[str] = set()
+
+    def _check(self, name: str) -> None:
+        if name in self.broken:
+            raise ConnectionError("canary-0123456789")
+
+    async def load(self, preview: Preview) -> Minted | None:
+        self._check("load")
+        return self.saved.get(preview)
+
+    async def save(self, preview: Preview, minted: Minted) -> None:
+        self._check("save")
+        self.saved[preview] = minted
+
+    async def lock(self, preview: Preview, seconds: float) -> str | None:
+        self._check("lock")
+        if preview in self.locks:
+            return None
+        self.locks[preview] = next(self.tokens)
+        return self.locks[preview]
+
+    async def unlock(self, preview: Preview, token: str) -> None:
+        self._check("unlock")
+        assert self.locks.pop(preview) == token
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    made = Store()
+    yield made
+    assert made.broken or made.locks == {}
+
+
+@pytest.fixture
+def worker(store: Store, mints: Mints, clock: Clock) -> Callable[[], TargetCache]:
+    return lambda: TargetCache(mints, timeout=5, shared=store, clock=clock)
+
+
+async def test_v04_of_many_workers_one_mints(worker: Callable[[], TargetCache], mints: Mints) -> None:
+    mints.close_gate()
+    found: list[Target] = []
+
+    async def need(cache: TargetCache) -> None:
+        found.append(await target(cache))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(need, worker())
+            await mints.started.wait()
+            await anyio.wait_all_tasks_blocked()
+            mints.gate.set()
+    assert mints.count == 1
+    assert [each.id for each in found] == ["grant-1"] * 20
+
+
+async def test_a_worker_that_comes_later_takes_what_is_there(worker: Callable[[], TargetCache], mints: Mints) -> None:
+    assert await target(worker()) == await target(worker())
+    assert mints.count == 1
+
+
+async def test_one_worker_renews_for_all(worker: Callable[[], TargetCache], mints: Mints, clock: Clock) -> None:
+    one, other = worker(), worker()
+    await one.get(PREVIEW)
+    await other.get(PREVIEW)
+    clock.now += 900 * 0.9
+    for cache in (one, other):
+        assert (await target(cache)).id == "grant-1"
+        await anyio.wait_all_tasks_blocked()
+        assert (await target(cache)).id == "grant-2"
+    assert mints.count == 2
+
+
+async def test_v04_a_target_refused_to_all_is_minted_anew_once(
+    worker: Callable[[], TargetCache], mints: Mints, clock: Clock
+) -> None:
+    workers = [worker() for _ in range(5)]
+    held = [await cache.get(PREVIEW) for cache in workers]
+    for cache, each in zip(workers, held, strict=True):
+        assert not cache.reject(each, "preview_proxy_token_expired")
+    clock.now += 30
+    for cache, each in zip(workers, held, strict=True):
+        assert cache.reject(each, "preview_proxy_token_expired")
+        assert (await target(cache)).id == "grant-2"
+    assert mints.count == 2
+
+
+async def test_a_worker_that_fails_frees_the_lock_for_the_next(worker: Callable[[], TargetCache], mints: Mints) -> None:
+    mints.failure = NotFound("machine_not_found")
+    with pytest.raises(NotFound):
+        await worker().get(PREVIEW)
+    mints.failure = None
+    assert (await target(worker())).id == "grant-2"
+
+
+async def test_a_worker_that_dies_holds_the_others_up_until_its_lock_ends(
+    worker: Callable[[], TargetCache], mints: Mints, store: Store
+) -> None:
+    store.locks[PREVIEW] = "of a dead worker"
+    found: list[Target] = []
+
+    async def need() -> None:
+        found.append(await target(worker()))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(need)
+            await anyio.wait_all_tasks_blocked()
+            assert mints.count == 0
+            del store.locks[PREVIEW]
+    assert [each.id for each in found] == ["grant-1"]
+
+
+@pytest.mark.parametrize("broken", ["load", "lock", "save", "unlock"])
+async def test_without_the_store_each_worker_mints_for_itself(
+    broken: str,
+    worker: Callable[[], TargetCache],
+    mints: Mints,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store.broken = {broken}
+    assert (await target(worker())).id == "grant-1"
+    assert mints.count == 1
+    assert "the shared targets do not answer: ConnectionError" in caplog.text
+    assert "canary" not in caplog.text
+
+
+async def test_a_failure_is_told_as_it_is_without_the_store_too(
+    worker: Callable[[], TargetCache], mints: Mints, store: Store
+) -> None:
+    store.broken = {"load"}
+    mints.failure = ProviderError("provider_refused")
+    with pytest.raises(ProviderError) as caught:
+        await worker().get(PREVIEW)
+    assert caught.value.code == "provider_refused"
