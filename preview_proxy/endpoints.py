@@ -111,15 +111,16 @@ class Endpoints:
     def _sign_out(self, inbound: Inbound, routed: Routed, embedder: str | None) -> bytes:
         """End the gate's login, on every preview, and delete its cookie. Without a `ref`, the subject's access here.
 
-        Only for embedders: a page of the sandbox could sign its visitor out of the other previews.
+        Of several gates that hold, a planted one may be any, so all end. Only for embedders: a page of the sandbox
+        could sign its visitor out of the other previews.
         """
         if embedder is None:
             raise Forbidden(detail="not from an embedder")
-        session = self._gate.session_of(inbound, routed)
-        if session is not None and session.ref:
-            self._revoke(session=session.ref)
-        elif session is not None:
-            self._revoke(subject=session.subject, preview=routed.preview)
+        for session in self._gate.sessions_of(inbound, routed):
+            if session.ref:
+                self._revoke(subject=session.subject, session=session.ref)
+            else:
+                self._revoke(subject=session.subject, preview=routed.preview)
         return gate_set_cookie("", 0, secure_origin=routed.public.scheme == "https")
 
 

@@ -66,6 +66,7 @@ class Gate:
         self._decision_ttl = decision_ttl
         self._router = router
         self._workers = workers
+        # a gate counts as issued with its ticket, and lasts from when that was spent
         self._revoked = Revoked(tickets.gate_ttl + MAX_TICKET_TTL if tickets else CUSTOMERS_SESSIONS)
         self._gates: Recent[bytes, tuple[Routed, Session]] = Recent(MEMORY)
         self._latest: Recent[tuple[str, str, Preview], float] = Recent(MEMORY)
@@ -75,14 +76,17 @@ class Gate:
 
     async def admit(self, scope: Mapping[str, Any], inbound: Inbound, routed: Routed) -> Admission:
         """Who the visitor is. Raises `Unauthorized`, `NotFound`, `CheckFailed`, or `Rejected` if cross-site."""
-        if self._workers is not None:
-            await self._workers.heard(self._timeout)
-        preview, revocations = routed.preview, self._revoked.count
+        preview, before = routed.preview, self._revoked.count
         session, ambient, by_gate = self._by_gate(inbound, routed), True, True
         if session is None and self._session is not None:
             session, ambient, by_gate = await self._ask(self._session, scope, inbound), self._ambient, False
-        if session is None or (not by_gate and self._revoked.voids(session, preview)):
+        if session is None:
             raise Unauthorized(detail="no session")
+        if self._workers is not None:  # only now: who is nobody keeps nothing waiting
+            await self._workers.heard(self._timeout)
+        revocations = self._revoked.count
+        if (not by_gate or revocations != before) and self._revoked.voids(session, preview):
+            raise Unauthorized(detail="the session was revoked")
         if ambient:
             check_origin(inbound, routed.public)
         now = time.monotonic()
@@ -124,13 +128,20 @@ class Gate:
         return session
 
     def _read_gate(self, tickets: Tickets, inbound: Inbound, routed: Routed) -> Session | None:
-        """A second cookie of the name may be planted: only what verifies counts."""
-        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))[:MAX_CANDIDATES]
-        read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
-        sessions = [each for each in read if each is not None and not self._revoked.voids(each, routed.preview)]
+        sessions = self._read_gates(tickets, inbound, routed)
         if len({session.subject for session in sessions}) > 1:
             raise BadRequest("bad_header", detail="gate cookies of several subjects")
         return sessions[0] if sessions else None
+
+    def _read_gates(self, tickets: Tickets, inbound: Inbound, routed: Routed) -> list[Session]:
+        """A second cookie of the name may be planted: only what verifies counts."""
+        values = cookie_values(inbound.headers, gate_cookie_name(routed.public))[:MAX_CANDIDATES]
+        read = [tickets.read_gate(value, origin=routed.public, preview=routed.preview) for value in values]
+        return [each for each in read if each is not None and not self._revoked.voids(each, routed.preview)]
+
+    def sessions_of(self, inbound: Inbound, routed: Routed) -> list[Session]:
+        """The sessions of all gate cookies that have arrived and hold."""
+        return self._read_gates(self._tickets, inbound, routed) if self._tickets is not None else []
 
     def session_of(self, inbound: Inbound, routed: Routed) -> Session | None:
         """The session of the gate cookie, where one has arrived and holds."""
@@ -156,6 +167,10 @@ class Gate:
         """Whether a revocation has ended what `session` opened."""
         return self._revoked.voids(session, preview)
 
+    def revocation(self, subject: str | None, preview: Preview | None, session: str | None) -> Revocation:
+        """A new one, of now."""
+        return Revocation(subject, preview, session, self._revoked.now((subject, preview, session)))
+
     def revoke(self, revocation: Revocation) -> bool:
         """Void gates and forget decisions that it is about; False if that has been done before."""
         if not self._revoked.add(revocation):
@@ -178,6 +193,7 @@ class Gate:
         revocations, asked_at = self._revoked.count, time.monotonic()
         allowed = await check(self._authorize(subject, preview), timeout=self._timeout, what="authorize")
         if allowed is False:
+            self._decisions.drop((subject, preview))
             raise NotFound(detail="authorize said no")
         if allowed is not True:
             raise CheckFailed(detail=f"authorize answered {type(allowed).__name__}, not a bool")

@@ -31,6 +31,9 @@ PATIENCE = 0.25
 RETRY = 1.0
 """Seconds after which a question that was not answered is asked again."""
 
+PARTING = 5.0
+"""Seconds that relays have at a shutdown to end once they were told to: to say so to both sides, and to close."""
+
 Kind = Literal["http", "websocket"]
 Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
 
@@ -70,7 +73,7 @@ class Checks(Protocol):
 class _Relay:
     """One relay: the task it runs in, and what cut it short."""
 
-    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "receive", "task", "uploaded", "watcher")
+    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "over", "receive", "task", "uploaded", "watcher")
 
     def __init__(self, admission: Admission, kind: Kind, task: asyncio.Task[None]) -> None:
         self.admission = admission
@@ -82,9 +85,11 @@ class _Relay:
         self.uploaded: anyio.Event | None = None
         self.watcher: asyncio.Task[None] | None = None
         self.cut: Cut | None = None
+        self.over = False
 
     def end(self, cut: Cut) -> None:
-        if self.cut is None:
+        """Cut it short, unless it is over: what its task does then is none of ours."""
+        if self.cut is None and not self.over:
             self.cut = cut
             self.task.cancel(cut)
 
@@ -95,6 +100,10 @@ class _Relay:
         while not (await receive())["type"].endswith(".disconnect"):
             pass
         self.end("left")
+
+
+async def _nothing() -> None:
+    pass
 
 
 class LiveRelays:
@@ -112,7 +121,7 @@ class LiveRelays:
         self._asking: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
-        self._draining = False
+        self._draining = 0
 
     def __len__(self) -> int:
         return len(self._relays)
@@ -141,22 +150,28 @@ class LiveRelays:
         if self._sweeping is None:
             self._sweep_later()
         try:
-            await operation
+            try:
+                await operation
+            finally:
+                if relay.cut is not None:  # perhaps by itself in its last step: that is thrown where it next waits
+                    await asyncio.sleep(0)
         except asyncio.CancelledError:
             if relay.cut is None or task.uncancel() > 0:
                 raise
+        else:
+            if relay.cut is not None:
+                task.uncancel()
         finally:
             self._forget(relay)
         return relay.cut
 
     def is_elsewhere(self) -> bool:
-        """Whether the relays run on an event loop, and the caller does not."""
-        if self._loop is None or not self._loop.is_running():
-            return False
+        """Whether the caller is not on the event loop of the relays. Before the first, any loop is theirs."""
         try:
-            return asyncio.get_running_loop() is not self._loop
+            running = asyncio.get_running_loop()
         except RuntimeError:
             return True
+        return self._loop is not None and self._loop.is_running() and self._loop is not running
 
     def refuse_if_draining(self) -> None:
         """Raise ``shutting_down`` where no relay may begin."""
@@ -164,6 +179,7 @@ class LiveRelays:
             raise PreviewProxyError("shutting_down", detail="no new relays")
 
     def _forget(self, relay: _Relay) -> None:
+        relay.over = True
         self._relays.discard(relay)
         if relay.watcher is not None:
             relay.watcher.cancel()
@@ -244,17 +260,28 @@ class LiveRelays:
         else:
             relay.ask_at = time.monotonic() + min(RETRY, self._interval / 10)
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - the drain's own deadline, in seconds
-        """End WebSockets now, and HTTP exchanges when they finish or after `timeout` seconds."""
-        self._draining = True
+    async def drain(
+        self,
+        timeout: float,  # noqa: ASYNC109 - the drain's own deadline, in seconds
+        close: Callable[[], Awaitable[None]] = _nothing,
+    ) -> None:
+        """End WebSockets now, and HTTP exchanges when they finish or after `timeout` seconds; then await `close`.
+
+        Nothing begins before that is done.
+        """
+        self._draining += 1
         try:
             self._end("websocket")
             with anyio.move_on_after(timeout):
                 await self._wait_empty()
             self._end("http")
-            await self._wait_empty()
+            with anyio.move_on_after(PARTING):
+                await self._wait_empty()
+            if self._relays:
+                logger.warning("relays that go on %g s after they were told to end: %d", PARTING, len(self._relays))
+            await close()
         finally:
-            self._draining = False
+            self._draining -= 1
             if not self._relays:
                 self._rest()
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -166,6 +165,7 @@ class PreviewProxy:
         inbound = snapshot(visit.scope, visit.headers, authority, self._limits)
         if is_ours(inbound.path):
             return await self._endpoints(inbound, routed, visit)
+        self._live.refuse_if_draining()  # before it starts anything, and after it has waited
         admission = await self._gate.admit(visit.scope, inbound, routed)
         self._live.refuse_if_draining()
         subject = admission.session.subject
@@ -251,26 +251,29 @@ class PreviewProxy:
     def revoke(self, *, subject: str | None = None, preview: Preview | None = None, session: str | None = None) -> int:
         """Take access back, at once: from all of `subject`, to `preview`, for one login, or a mix.
 
-        `session` is the `session_ref` that its ticket was issued with, or the `Session.ref` of your own session. Call
-        it when somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and
-        gates issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close
-        with 4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number
-        of them in this process is returned; other workers are told in the background, if there are `revocations`.
+        `session` is the `session_ref` that its ticket was issued with, or the `Session.ref` of your own session; alone
+        it names every login of that ref, whoever's, so name the `subject` too where refs are not unique. Call it when
+        somebody signs out or `preview` changes hands, and end your own session or access first. Tickets and gates
+        issued until now are void, what `authorize` said is asked anew, and what is open ends: WebSockets close with
+        4403 where a `preview` was named and with 4401 otherwise, downloads and event streams are cut. The number of
+        them in this process is returned; other workers are told in the background, if there are `revocations`.
 
-        Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI. Raises
-        `ValueError` where nothing is named.
+        Call it on the event loop, or in a worker thread of anyio's, such as a `def` route of FastAPI; elsewhere it
+        raises `RuntimeError`. Raises `ValueError` where nothing is named.
         """
         if (subject is None and preview is None and session is None) or session == "":
             raise ValueError("name the subject, the preview, the session, or several of them")
-        revocation = Revocation(subject, preview, session, time.time())
         if self._live.is_elsewhere():
-            return from_thread.run_sync(self._revoke, revocation)
-        return self._revoke(revocation)
+            return from_thread.run_sync(self._revoke, subject, preview, session)
+        return self._revoke(subject, preview, session)
 
-    def _revoke(self, revocation: Revocation) -> int:
+    def _revoke(self, subject: str | None, preview: Preview | None, session: str | None) -> int:
+        """The time is read here, on the event loop: nothing is issued between that and the end of it."""
+        revocation = self._gate.revocation(subject, preview, session)
+        ended = self._end(revocation)  # first: it must act here, whatever becomes of the others
         if self._workers is not None:
             self._workers.publish(revocation)
-        return self._end(revocation)
+        return ended
 
     def _end(self, revocation: Revocation) -> int:
         """Do what a revocation, of this worker or another, asks for; once, for ours comes back."""
@@ -310,7 +313,9 @@ class PreviewProxy:
         The middleware and the app do this at shutdown; call it yourself where the proxy is mounted by `Host(...)`,
         since Starlette does not pass the lifespan to mounted apps.
         """
-        await self._live.drain(self._limits.drain_timeout)
+        await self._live.drain(self._limits.drain_timeout, self._close)
+
+    async def _close(self) -> None:
         if self._workers is not None:
             await self._workers.aclose()
         await self._transport.aclose()

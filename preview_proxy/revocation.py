@@ -5,6 +5,7 @@ Gates are signed, so nothing but this memory can void one before it expires.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from preview_proxy.core.models import Preview
 from preview_proxy.sessions import Session
 
 MEMORY = 100_000
-"""Revocations kept. Past that, every gate as old as the one that is dropped is void: nothing opens again."""
+"""Revocations kept. Past that, every gate as old as the one that is dropped is void: nothing opens again.
+
+A session of unknown age, such as the customer's own, is not: what is dropped then rests on the customer's own check.
+"""
 
 Key = tuple[str | None, Preview | None, str | None]
 
@@ -61,6 +65,11 @@ class Revoked:
         self._dropped = float("-inf")
         self.count = 0
         """How many there have been. Compare two readings to learn whether one came in between."""
+
+    def now(self, key: Key) -> float:
+        """When a new one of `key` is: later than the same one before, though the clock may have been set back."""
+        known = self._known.get(key)
+        return self._clock() if known is None else max(self._clock(), math.nextafter(known[0], math.inf))
 
     def add(self, revocation: Revocation) -> bool:
         """Remember it; False if it, or a later one of the same, is known already."""

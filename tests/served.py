@@ -26,7 +26,7 @@ class _Granian(MPServer):
     """granian on a socket that listens already, as it takes one from its own parent on other systems than Linux."""
 
     def __init__(self, listener: socket.socket, setting: Setting) -> None:
-        super().__init__("the company's app", interface=Interfaces.ASGI)
+        super().__init__("the company's app", interface=Interfaces.ASGI, workers_kill_timeout=2)
         self._listener = listener
         self._setting = setting
 

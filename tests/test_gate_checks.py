@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from preview_proxy import Limits, Preview, gate
-from preview_proxy.errors import ConfigurationError, Forbidden
+from preview_proxy.errors import ConfigurationError, Forbidden, NotFound
+from preview_proxy.live import Admission
 from tests.test_gate import KINDS, PREVIEW, Door, gate_cookie
 from tests.world import OWNER
 
@@ -129,6 +130,25 @@ async def test_a07_a_yes_holds_for_a_while_and_for_one_subject_and_preview(kind:
     assert len(authorize.questions) == 3
 
 
+async def test_a07_a_yes_that_was_remembered_counts_from_when_it_was_asked_for(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door()
+    admissions: list[Admission] = []
+    run = door.proxy._live.run
+
+    async def noted(admission: Admission, *rest: Any) -> Any:
+        admissions.append(admission)
+        return await run(admission, *rest)
+
+    monkeypatch.setattr(door.proxy._live, "run", noted)
+    for clock.passed in (0.0, 3.0):
+        assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    first, second = admissions
+    assert second.yes_at == first.yes_at
+    assert second.since >= first.since + 3
+
+
 @KINDS
 @pytest.mark.parametrize("answer", [False, None])
 async def test_a07_anything_else_is_asked_again(kind: str, answer: object) -> None:
@@ -136,6 +156,15 @@ async def test_a07_anything_else_is_asked_again(kind: str, answer: object) -> No
     door = Door(authorize=authorize)
     statuses = [(await door.knock(kind, gate_cookie(door.gate()))).status for _ in range(3)]
     assert statuses == [404 if answer is False else 503] * 2 + [200]
+
+
+async def test_a07_a_no_ends_the_yes_that_was_remembered() -> None:
+    door = Door(authorize=Asked(True, False, True))
+    assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    with pytest.raises(NotFound):  # when it asks again about what is open
+        await door.proxy._gate.authorize(OWNER, PREVIEW)
+    assert (await door.knock("http", gate_cookie(door.gate()))).status == 200
+    assert door.authorize.questions == [(OWNER, PREVIEW)] * 3
 
 
 async def test_a07_what_is_forgotten_is_asked_again() -> None:

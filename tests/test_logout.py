@@ -25,10 +25,14 @@ LOGOUT = "/.well-known/preview-proxy/logout"
 GONE = b"__Host-Http-pp=; Path=/; Secure; HttpOnly; SameSite=None; Partitioned; Max-Age=0"
 
 
-def gate_of(ref: str, *, preview: Preview = PREVIEW, host: str = HOST) -> Headers:
+def value_of(ref: str, subject: str = OWNER, *, preview: Preview = PREVIEW, host: str = HOST) -> bytes:
     origin = Origin("https", host, 443)
-    value, _ = Tickets(SECRET, EMBEDDERS).gate(origin=origin, preview=preview, session=Session(OWNER, ref))
-    return gate_cookie(value.encode())
+    session = Session(subject, ref)
+    return Tickets(SECRET, EMBEDDERS).gate(origin=origin, preview=preview, session=session)[0].encode()
+
+
+def gate_of(ref: str, **options: Any) -> Headers:
+    return gate_cookie(value_of(ref, **options))
 
 
 async def sign_out(door: Door, headers: Headers = (FROM_APP,), *, method: str = "POST", cookie: Headers = ()) -> Sent:
@@ -63,6 +67,30 @@ async def test_e20_the_login_ends_on_every_preview_and_no_other_does() -> None:
     await sign_out(door, cookie=gate_of(LOGIN))
     assert (await door.knock("http", there, host=elsewhere, origin=origin)).status == 401
     assert (await door.knock("http", other)).status == 200
+
+
+async def test_e20_anothers_login_of_the_same_name_goes_on() -> None:
+    async def anybody(subject: str, preview: Preview) -> bool:
+        return True
+
+    door = Door(authorize=anybody)
+    hers, his = gate_of("web"), gate_of("web", subject="bob")
+    await sign_out(door, cookie=hers)
+    assert (await door.knock("http", hers)).status == 401
+    assert (await door.knock("http", his)).status == 200
+
+
+@pytest.mark.parametrize("others", [("login-2", OWNER), ("login-2", "eve"), ("", "eve")])
+async def test_h08_e20_of_several_gates_all_end(others: tuple[str, str]) -> None:
+    async def anybody(subject: str, preview: Preview) -> bool:
+        return True
+
+    door = Door(authorize=anybody)
+    gates = [value_of(LOGIN), value_of(*others)]
+    assert [(await door.knock("http", gate_cookie(value))).status for value in gates] == [200, 200]
+    answer = await sign_out(door, cookie=gate_cookie(*gates))
+    assert (answer.status, answer.values(b"set-cookie")) == (204, [GONE])
+    assert [(await door.knock("http", gate_cookie(value))).status for value in gates] == [401, 401]
 
 
 async def test_e20_a_login_without_a_name_ends_on_this_preview() -> None:

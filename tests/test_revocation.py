@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from preview_proxy import Preview, Session
+from preview_proxy import Preview, Session, Tickets
 from preview_proxy.revocation import Revocation, Revoked
+from preview_proxy.tickets import MAX_TICKET_TTL
+from tests.test_gate import EMBEDDERS, PREVIEW, PUBLIC, Door
+from tests.world import SECRET
 
-PREVIEW = Preview("m1", 3000)
+pytestmark = pytest.mark.anyio
+
 NOW = 1_000_000.0
 
 
@@ -110,6 +114,15 @@ def test_a_revocation_is_news_once(revoked: Revoked) -> None:
     assert (len(revoked), revoked.count) == (1, 2)
 
 
+def test_a_new_one_is_later_than_the_last_though_the_clock_was_set_back(revoked: Revoked, clock: Clock) -> None:
+    revoked.add(revocation("ada", at=NOW))
+    clock.now -= 5
+    assert revoked.add(revocation("ada", at=revoked.now(("ada", None, None))))
+    assert revoked.now(("eve", None, None)) == NOW - 5
+    clock.now += 10
+    assert revoked.now(("ada", None, None)) == NOW + 5
+
+
 def test_it_is_known_for_as_long_as_what_it_voids_could_hold(revoked: Revoked, clock: Clock) -> None:
     revoked.add(revocation("ada"))
     clock.now += 3600
@@ -121,6 +134,23 @@ def test_it_is_known_for_as_long_as_what_it_voids_could_hold(revoked: Revoked, c
     assert len(revoked) == 2
 
 
+async def test_a07_it_is_known_for_as_long_as_the_gate_of_a_ticket_from_before_it(clock: Clock) -> None:
+    tickets = Tickets(SECRET, EMBEDDERS, clock=clock)
+    gate = Door(tickets=tickets).proxy._gate
+    gate._revoked._clock = clock
+    ticket = tickets.issue(origin=PUBLIC, preview=PREVIEW, session=Session("ada"))
+    gate.revoke(revocation("ada"))
+    clock.now += MAX_TICKET_TTL - 1
+    spent = await tickets.exchange(ticket, origin=PUBLIC, preview=PREVIEW, embedder=EMBEDDERS[0])
+    value, max_age = tickets.gate(origin=PUBLIC, preview=PREVIEW, session=spent)
+    clock.now += max_age - 0.5
+    for number in range(3):
+        gate.revoke(revocation(f"other-{number}", at=clock.now))
+    read = tickets.read_gate(value.encode(), origin=PUBLIC, preview=PREVIEW)
+    assert read is not None
+    assert gate.is_void(read, PREVIEW)
+
+
 def test_the_memory_is_bounded_and_what_falls_out_of_it_opens_nothing(clock: Clock) -> None:
     revoked = Revoked(3600, size=10, clock=clock)
     for number in range(1000):
@@ -130,6 +160,9 @@ def test_the_memory_is_bounded_and_what_falls_out_of_it_opens_nothing(clock: Clo
     # nor does any other of that age: refused once too often is better than let in once
     assert revoked.voids(session(NOW + 989, ref="unrelated"), PREVIEW)
     assert not revoked.voids(session(NOW + 989.5, ref="unrelated"), PREVIEW)
+    # of unknown age, such as the customer's own: they would be refused for ever
+    assert not revoked.voids(session(None, ref="login-0"), PREVIEW)
+    assert revoked.voids(session(None, ref="login-999"), PREVIEW)
 
 
 def test_a_thousand_that_have_expired_leave_no_trace(revoked: Revoked, clock: Clock) -> None:

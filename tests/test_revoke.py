@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from starlette.requests import HTTPConnection
 
 from preview_proxy import Preview, Session, Tickets
 from preview_proxy.core.models import Origin
+from preview_proxy.core.websocket import outgoing_close
+from preview_proxy.testing import WebSocket
+from preview_proxy.transports import relay_websocket
 from tests.apart import Apart
 from tests.servers import WEBSOCKET_SERVERS
 from tests.test_live import until
@@ -145,6 +149,21 @@ async def test_a07_the_customers_own_session_is_known_by_its_ref() -> None:
         assert await status("login-2") == 404
 
 
+async def test_w10_a_second_time_acts_though_the_clock_was_set_back() -> None:
+    async def session(connection: HTTPConnection) -> str:
+        return OWNER
+
+    async with world(session=session, tickets=None) as w:
+        w.proxy.revoke(subject=OWNER)
+        w.proxy._gate._revoked._clock = lambda: 1.0
+        with anyio.fail_after(10):
+            async with dial(w) as socket:
+                await socket.send("x")
+                await socket.recv()
+                assert w.proxy.revoke(subject=OWNER) == 1
+                assert (await closed(socket))[0] == 4401
+
+
 async def test_somebody_or_something_is_named(w: World) -> None:
     with pytest.raises(ValueError, match="name the subject"):
         w.proxy.revoke()
@@ -182,6 +201,33 @@ async def test_w10_an_open_websocket_is_closed_on_both_sides(
         assert records == []
     else:
         assert [f"{closing[1]}: cut short" in record for record in records] == [True]
+
+
+@pytest.mark.parametrize(
+    ("named", "closing"),
+    [({"preview": PREVIEW}, (4403, "access_ended")), ({"session": LOGIN}, (4401, "not_signed_in"))],
+)
+async def test_w10_a_websocket_that_upstream_closes_at_the_same_time_says_that_access_has_ended(
+    w: World, monkeypatch: pytest.MonkeyPatch, named: dict[str, Any], closing: tuple[int, str]
+) -> None:
+    ended: list[int] = []
+
+    def closes(*how: Any) -> tuple[int, str]:
+        """Upstream has closed, and before its relay learns of it, access ends."""
+        asyncio.get_running_loop().call_soon(lambda: ended.append(w.proxy.revoke(**named)))
+        return outgoing_close(*how)
+
+    @w.dev.websocket("/bye")
+    async def bye(socket: WebSocket) -> None:
+        await socket.accept()
+        monkeypatch.setattr(relay_websocket, "outgoing_close", closes)
+        await socket.close(1000)
+
+    with anyio.fail_after(10):
+        async with dial(w, "/bye") as socket:
+            assert await closed(socket) == closing
+        await until(lambda: len(w.proxy._live) == 0)
+    assert ended[0] == 1
 
 
 async def test_a08_an_event_stream_is_cut(w: World) -> None:

@@ -279,6 +279,19 @@ def test_a_session_that_has_expired_gets_no_gate(tickets: Tickets, clock: Clock,
         tickets.gate(origin=ORIGIN, preview=PREVIEW, session=Session("ann", "", clock.now + left))
 
 
+async def test_a07_a_gate_counts_as_issued_when_its_ticket_was(tickets: Tickets, clock: Clock) -> None:
+    issued_at, ticket = clock.now, issue(tickets)
+    clock.now += 29
+    session = await exchange(tickets, ticket)
+    gate, max_age = tickets.gate(origin=ORIGIN, preview=PREVIEW, session=session)
+    read = tickets.read_gate(gate.encode(), origin=ORIGIN, preview=PREVIEW)
+    assert read is not None
+    assert session.issued_at == read.issued_at == issued_at
+    assert (max_age, read.expires_at) == (3600, int(clock.now) + 3600)
+    renewed = issue(tickets, session=read)
+    assert (await exchange(tickets, renewed)).issued_at == clock.now
+
+
 def test_e07_every_gate_is_new(tickets: Tickets) -> None:
     values = {tickets.gate(origin=ORIGIN, preview=PREVIEW, session=SESSION)[0] for _ in range(10)}
     assert len(values) == 10

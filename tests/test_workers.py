@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -13,6 +14,7 @@ import pytest
 from preview_proxy import Limits, Policy, Preview, Revocation, workers
 from preview_proxy.errors import CheckFailed
 from preview_proxy.workers import Workers
+from tests.test_gate import Door
 from tests.test_live import until
 from tests.test_revoke import LOGIN, gate
 from tests.transports.test_relay_websocket import closed, dial
@@ -93,6 +95,19 @@ async def test_what_comes_back_to_its_own_worker_does_not_end_what_began_since()
                 assert await socket.recv() == "x"
 
 
+async def test_a07_a_ticket_that_is_spent_before_the_revocation_is_heard_gives_no_gate_that_outlasts_it() -> None:
+    bus = Bus()
+    async with world(revocations=bus, sign_in=False) as w:
+        ticket = await w.ticket()
+        revocation = Revocation(OWNER, None, None, time.time())  # of a worker that is not heard yet
+        w.gate = (await w.exchange(ticket)).values(b"set-cookie")[0].split(b";")[0].partition(b"=")[2].decode()
+        assert (await w.get("/echo")).status == 200
+        await bus.publish(revocation)
+        assert (await w.get("/echo")).status == 401
+        w.gate = await w.sign_in()
+        assert (await w.get("/echo")).status == 200
+
+
 async def test_v10_a_worker_that_starts_later_knows_what_was_revoked_before() -> None:
     bus = Bus()
     async with world(revocations=bus) as w:
@@ -122,6 +137,54 @@ async def test_v10_a_worker_that_hears_nothing_lets_nobody_in() -> None:
             assert (await w.get("/echo")).status == 200
 
 
+async def test_v10_who_is_not_signed_in_is_told_so_at_once() -> None:
+    bus = Bus()
+    bus.broken = True
+    async with world(revocations=bus, sign_in=False, policy=Policy(limits=Limits(check_timeout=60))) as w:
+        assert (await w.get("/echo")).status == 401
+
+
+@pytest.mark.parametrize(("login", "status"), [(LOGIN, 401), ("login-2", 200)])
+async def test_v10_what_a_visitor_waits_for_counts(login: str, status: int) -> None:
+    bus, opened = Bus(), anyio.Event()
+    before = time.time() - 1
+    bus.kept = [Revocation(None, None, LOGIN, before), Revocation(OWNER, None, None, before)]
+    heard = bus.listen
+
+    class Slow(Bus):
+        async def listen(self, apply: Callable[[Revocation], object], ready: Callable[[], None]) -> None:
+            await opened.wait()
+            await heard(apply, ready)
+
+    async with world(revocations=Slow(), sign_in=False) as w:
+        w.gate = gate(w, login)
+
+        async def ask() -> None:
+            assert (await w.get("/echo")).status == status
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: bool(w.proxy._gate._gates))
+            opened.set()
+
+
+async def test_v09_a_request_during_a_shutdown_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str | None] = []
+    async with world(revocations=Bus()) as w:
+        close, ours = w.proxy._transport.aclose, w.proxy._workers
+        assert ours is not None
+
+        async def ask_and_close() -> None:
+            if not refused:
+                refused.append((await w.get("/echo")).code)
+                assert ours._listening is None
+            await close()
+
+        monkeypatch.setattr(w.proxy._transport, "aclose", ask_and_close)
+        await w.proxy.aclose()
+    assert refused == ["shutting_down"]
+
+
 async def test_a_revocation_may_come_from_a_worker_thread() -> None:
     async with world() as w:
         w.gate = gate(w)
@@ -131,6 +194,20 @@ async def test_a_revocation_may_come_from_a_worker_thread() -> None:
                 await socket.recv()
                 assert await anyio.to_thread.run_sync(lambda: w.proxy.revoke(session=LOGIN)) == 1
                 assert (await closed(socket))[0] == 4401
+
+
+async def test_a07_a_worker_thread_may_revoke_before_anything_was_relayed() -> None:
+    bus = Bus()
+    async with world(revocations=bus, sign_in=False) as w:
+        assert await anyio.to_thread.run_sync(lambda: w.proxy.revoke(session=LOGIN)) == 0
+        w.gate = gate(w)
+        assert (await w.get("/echo")).status == 401
+        await until(lambda: [each.session for each in bus.kept] == [LOGIN])
+
+
+def test_where_there_is_no_event_loop_nothing_is_revoked_in_silence() -> None:
+    with pytest.raises(RuntimeError):
+        Door().proxy.revoke(session=LOGIN)
 
 
 async def test_v10_a_revocation_is_published_until_it_arrives(caplog: pytest.LogCaptureFixture) -> None:
@@ -145,6 +222,48 @@ async def test_v10_a_revocation_is_published_until_it_arrives(caplog: pytest.Log
         await ours.aclose()
     assert "publishing a revocation failed with ConnectionError" in caplog.text
     assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("of", ["the client", "the task"])
+async def test_v10_a_cancellation_that_comes_through_is_a_loss_of_touch_and_no_end(
+    of: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[str] = []
+    leave, back = asyncio.Event(), asyncio.Event()
+
+    class Leaking(Bus):
+        async def publish(self, revocation: Revocation) -> None:
+            attempts.append("publish")
+            if not back.is_set():
+                raise asyncio.CancelledError
+            await super().publish(revocation)
+
+        async def listen(self, apply: Callable[[Revocation], object], ready: Callable[[], None]) -> None:
+            attempts.append("listen")
+            if not attempts[1:] or back.is_set():
+                ready()
+                await (asyncio.Event() if back.is_set() else leave).wait()
+            if of == "the task" and not back.is_set():
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            raise asyncio.CancelledError
+
+    ours = Workers(Leaking(), lambda _: None, 0.001)
+    with anyio.fail_after(5):
+        await ours.heard(5)
+        leave.set()
+        await until(lambda: not ours._in_touch.is_set() and time.monotonic() > ours._lost_at + 0.001)
+        with pytest.raises(CheckFailed):
+            await ours.heard(0.01)
+        ours.publish(REVOCATION)
+        await until(lambda: attempts.count("publish") > 1)
+        back.set()
+        await ours.heard(5)
+        await until(lambda: ours._publishing == set())
+        await ours.aclose()
+    assert "publishing a revocation was cancelled" in caplog.text
+    assert ("listening for revocations of other workers was cancelled" in caplog.text) is (of == "the client")
 
 
 async def test_what_is_still_to_be_published_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,11 +103,14 @@ class World:
 
     async def pull(self, lever: str, **arguments: str) -> Any:
         """Have the company's own app do something with its proxy; see `tests.company`."""
-        body = json.dumps(arguments).encode()
-        fields = {"Host": APP, "Cookie": "", "Content-Length": str(len(body))}
-        answer = await self.raw(self.request(f"/levers/{lever}", method="POST", headers=fields) + body)
+        answer = await self.raw(self.lever(lever, **arguments))
         assert answer.status == 200, answer
         return answer.json()
+
+    def lever(self, lever: str, **arguments: str) -> bytes:
+        body = json.dumps(arguments).encode()
+        fields = {"Host": APP, "Cookie": "", "Content-Length": str(len(body))}
+        return self.request(f"/levers/{lever}", method="POST", headers=fields) + body
 
 
 async def read_answer(stream: anyio.abc.ByteStream, method: str = "GET") -> Answer:

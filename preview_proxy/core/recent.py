@@ -28,6 +28,10 @@ class Recent(Generic[K, V]):
         if len(self._answers) > self._size:
             del self._answers[next(iter(self._answers))]
 
+    def drop(self, key: K) -> None:
+        """Forget one answer, if there is one."""
+        self._answers.pop(key, None)
+
     def forget(self, matches: Callable[[K, V], bool]) -> None:
         """Drop the answers that match."""
         for key in [key for key, (_, value) in self._answers.items() if matches(key, value)]:

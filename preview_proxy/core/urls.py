@@ -18,8 +18,8 @@ RESERVED_PARAMETERS = frozenset(
         "edge_token",
     }
 )
-# A cheap test that a query cannot name one of them: no escape, no "+", no other alphabet, and none of these in a row.
-_SUSPECT = re.compile(rb"[%+\x80-\xff]|__ns|_token|_auth_key", re.IGNORECASE)
+# A cheap test that a query cannot name one of them: no escape, no other alphabet, and none of these in a row.
+_SUSPECT = re.compile(rb"[%\x80-\xff]|__ns|_token|_auth_key", re.IGNORECASE)
 # Both separators count: some servers split on ";" as well (HTML 4.01 §B.2.2), and a parameter must not hide behind it.
 _PARAMETER = re.compile(rb"([&;]?)([^&;]*)")
 
@@ -27,7 +27,7 @@ _PARAMETER = re.compile(rb"([&;]?)([^&;]*)")
 _DROPPED_BY_BROWSERS = re.compile(rb"[\t\r\n]")
 _CONTROL_OR_SPACE = bytes(range(0x21))
 # After an http scheme they find the host behind any number of slashes, even none.
-_ABSOLUTE = re.compile(rb"(?:(https?|wss?):[/\\]*|[/\\]{2,})([^/\\?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE = re.compile(rb"(?:(https?|wss?):[/\\]*|[/\\]{2,})([^/\\?#]*)(.*)", re.IGNORECASE)
 # The names by which a dev server knows itself.
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::]"})  # noqa: S104 - compared, not bound
 # RFC 3454 table B.1: what may stand in a host, and is not part of it.
@@ -44,7 +44,7 @@ def strip_parameters(query: bytes) -> bytes:
         return query
     kept = [found for found in _PARAMETER.findall(query) if not _is_reserved(found[1])]
     whole = b"".join([separator + parameter for separator, parameter in kept])
-    first_went = bool(kept and kept[0][0]) and not query.startswith((b"&", b";"))
+    first_went = bool(kept[0][0]) and not query.startswith((b"&", b";"))
     return whole[1:] if first_went else whole
 
 
@@ -126,7 +126,7 @@ def _split_port(authority: bytes, default: int) -> tuple[str, int]:
     """Host as a browser would read it (WHATWG URL §3.5: decoded and folded) and port."""
     host, number = authority, b""
     match = re.match(rb"(.*):([0-9]*)\Z", authority, re.DOTALL)
-    if match and (b"]" not in authority or authority.index(b"]") < match.start(2)):
+    if match:
         host, number = match.groups()
     folded = unquote_to_bytes(host).decode("utf-8", "replace")
     if not folded.isascii():  # encode("idna") does it too, at 5 us for each of a hostile host's labels

@@ -116,6 +116,8 @@ def translate(error: Exception) -> PreviewProxyError:
     """
     if isinstance(error, PreviewProxyError):
         return error
+    # the response that failed keeps the error, and the frames keep the visitor's connection
+    error.__traceback__ = None
     for kind in type(error).__mro__:
         if kind in _TRANSLATIONS:
             ours, code = _TRANSLATIONS[kind]

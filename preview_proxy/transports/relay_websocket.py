@@ -61,8 +61,10 @@ async def relay_websocket(
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
-            relaying = _relay(response, dialling.accept, rules, receive, send, dialling.max_age)
+            relaying = _relay(response, dialling.accept, dialling, receive, send)
             cut = await run("websocket", relaying, None)
+            if dialling.untold and cut is not None:
+                await _bid_farewell(send, *_closing(cut))
             if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
                 raise Aborted(ended)
         elif dialling.refusal is not None:
@@ -85,6 +87,8 @@ class _Dialling:
     max_age: float | None = None
     refusal: Reply | None = None
     body: bytes = b""
+    untold: bool = False
+    """Whether the visitor of an open WebSocket has still to be told why it was cut short."""
 
     async def run(self) -> None:
         """Leaves `response`, with `accept` for a good 101, else `refusal`. Asks twice at most."""
@@ -129,9 +133,8 @@ async def _deny(refusal: Reply, body: bytes, send: Send, can_deny: bool) -> None
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
-async def _relay(
-    response: UpstreamResponse, accept: Accept, rules: Rules, receive: Receive, send: Send, max_age: float | None
-) -> None:
+async def _relay(response: UpstreamResponse, accept: Accept, dialled: _Dialling, receive: Receive, send: Send) -> None:
+    rules, max_age = dialled.rules, dialled.max_age
     await send({"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)})
     stream = response.extensions.get("network_stream")
     upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), rules.limits)
@@ -153,6 +156,9 @@ async def _relay(
             await _leave(receive)
             return
         down.task.cancel()  # first of all: nothing passes any more
+        if down.stopped and not cancelled.args:  # of two cancellations at once only the first one's word arrives
+            dialled.untold = True
+            raise
         # a server cancels without a word: it stops
         code, reason = _closing(cancelled.args[0] if cancelled.args else "drained")
         upstream.close(code, "")
@@ -191,7 +197,7 @@ class _Down:
         self._upstream = upstream
         self._send = send
         self.closing = (1000, "")
-        self._stopped = False
+        self.stopped = False
         self.task = asyncio.get_running_loop().create_task(self._pump())
 
     async def _pump(self) -> None:
@@ -204,12 +210,12 @@ class _Down:
         except GONE:
             return  # the other direction is told how the visitor closed
         self.closing = outgoing_close(message.code, message.reason)
-        self._stopped = True
+        self.stopped = True
         self._main.cancel()
 
     def is_done(self) -> bool:
         """Whether it was this that cancelled the main task; if so the cancellation is used up."""
-        return self._stopped and self._main.uncancel() == 0
+        return self.stopped and self._main.uncancel() == 0
 
 
 async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limit: int) -> tuple[int, str]:

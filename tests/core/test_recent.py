@@ -25,3 +25,12 @@ def test_what_matches_is_forgotten_and_nothing_else() -> None:
         recent.put(key, number, until=9)
     recent.forget(lambda key, value: key.startswith("ann") and value == 0)
     assert [recent.get(key, 0) for key in ("ann 1", "ann 2", "bob 1")] == [None, 1, 2]
+
+
+def test_one_can_be_dropped_and_one_that_is_not_there_too() -> None:
+    recent: Recent[str, int] = Recent(10)
+    for key in ("a", "b"):
+        recent.put(key, 1, until=9)
+    for key in ("a", "c"):
+        recent.drop(key)
+    assert [recent.get(key, 0) for key in ("a", "b", "c")] == [None, 1, None]

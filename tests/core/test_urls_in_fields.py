@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from stringprep import in_table_b1
 from time import process_time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preview_proxy.core.urls import rewrite_link, rewrite_refresh
+from preview_proxy.core.models import Origin
+from preview_proxy.core.urls import _UNSEEN, rewrite_link, rewrite_refresh, rewrite_url
 from tests.core.test_urls import PUBLIC, UPSTREAM, host_by_browser, rewrite
 
 
@@ -46,6 +48,43 @@ def test_v12_a_long_host_takes_no_time(host: str) -> None:
     assert process_time() - begun < 2
 
 
+@pytest.mark.parametrize("form", [b"%b", b"<%b>"])
+@pytest.mark.parametrize(
+    "url",
+    [b"a:?edge_token", b"Z:?edge_token", b"zA1+.-y:?edge_token", b"b9:?edge_token", b"myapp://x?edge_token=1"]
+    + [b"mailto:a@b.dev?edge_token=1", b"//?edge_token=1", b"https:?edge_token=1", b"/a!", b"!https://m1-3000.edge.dev"]
+    + [b"https://m1-3000.edge.dev:443x/", b"https://m1-3000.edge.dev:54321/", b"https://:443/", b"https://xn--a-.dev/"],
+)
+def test_r05_what_is_no_url_of_ours_keeps_every_byte(form: bytes, url: bytes) -> None:
+    assert rewrite_link(form % url, UPSTREAM, PUBLIC, 3000) == form % url
+    assert rewrite(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "rewritten"),
+    [
+        (b"h\r\nttps://m1-3000.e\ndge.d\rev/a", b"https://3000-m1.previews.dev/a"),
+        (b"https://m1-3000.edge.dev:123456/a", b"https://3000-m1.previews.dev/a"),
+        (b"https://m1-3000.edge.dev:" + b"9" * 5000 + b"/a", b"https://3000-m1.previews.dev/a"),
+        (b"/a?b=1&edge_token=S?c", b"/a?b=1"),
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_r05_what_browsers_drop_or_refuse_hides_nothing(url: bytes, rewritten: bytes) -> None:
+    assert rewrite(url) == rewritten
+
+
+def test_r05_what_a_host_may_hold_unseen_is_the_rfc_s_table() -> None:
+    assert set(_UNSEEN) == {point for point in range(0x110000) if in_table_b1(chr(point))}
+    assert rewrite("https://m1\u00ad-3000\u200b.edge.dev/a".encode()) == b"https://3000-m1.previews.dev/a"
+
+
+def test_r05_without_a_scheme_a_port_is_that_of_the_upstream_s() -> None:
+    public = Origin("http", "p.localhost", 8000)
+    assert rewrite_url(b"//localhost/a", UPSTREAM, public, 443) == b"http://p.localhost:8000/a"
+    assert rewrite_url(b"//localhost/a", UPSTREAM, public, 80) == b"//localhost/a"
+
+
 @pytest.mark.parametrize(
     ("form", "written"),
     [
@@ -74,7 +113,9 @@ def test_r05_what_is_taken_out_of_a_refresh_makes_no_other_one_of_it() -> None:
     assert rewrite_refresh(value, UPSTREAM, PUBLIC, 3000) == b"0;url=url='https://m1-3000.edge.dev/a'"
 
 
-@pytest.mark.parametrize("value", [b"5", b"", b"5;url=/a", b"0; url=https://example.com/", b"x"])
+@pytest.mark.parametrize(
+    "value", [b"5", b"", b"x0;url=//m1-3000.edge.dev", b"5;url=/a", b"0; url=https://example.com/", b"x"]
+)
 def test_r05_a_refresh_to_elsewhere_is_unchanged(value: bytes) -> None:
     assert rewrite_refresh(value, UPSTREAM, PUBLIC, 3000) == value
 

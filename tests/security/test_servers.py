@@ -162,6 +162,21 @@ async def test_a_server_that_stops_closes_its_sockets_with_1012(server: str) -> 
         assert w.dev.websockets[-1].close_code == 1012
 
 
+@pytest.mark.parametrize("server", HTTP_SERVERS)
+async def test_v09_a_server_that_stops_ends_a_stream_that_never_ends(server: str) -> None:
+    """Given a time, as the tests' servers are; `hypercorn` needs none."""
+    async with AsyncExitStack() as running:
+        limits = Limits(drain_timeout=0.2)
+        w = await running.enter_async_context(world(serve=HTTP_SERVERS[server], policy=Policy(limits=limits)))
+        async with w.connected() as stream:
+            await stream.send(w.request("/sse"))
+            assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+            await running.aclose()
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                while True:
+                    assert b"0\r\n\r\n" not in await stream.receive()
+
+
 @pytest.mark.parametrize("server", WEBSOCKET_SERVERS)
 async def test_a_visitor_who_leaves_while_upstream_is_dialled_takes_it_along(server: str) -> None:
     limits = Limits() if can(server, "early leavers") else Limits(head_timeout=1.0)
@@ -178,6 +193,26 @@ async def test_a_visitor_who_leaves_while_upstream_is_dialled_takes_it_along(ser
                 await stream.send(w.request("/ponders", headers=handshake))
                 await w.dev.wait_for(lambda dev: any(request.path == "/ponders" for request in dev.received))
             await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+
+
+async def test_http_2_is_spoken_by_servers_that_have_it(w: World) -> None:
+    async with w.connected() as stream:
+        await stream.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        assert (await stream.receive()).startswith(b"HTTP/1.1 4") is not can(w.server, "http/2")
+
+
+async def test_a_103_and_trailers_are_not_sent_as_something_else(w: World) -> None:
+    """On HTTP/1.1 no server here passes them on; what follows is whole."""
+
+    @w.dev.route("/extras")
+    async def extras(request: Request, response: Response) -> None:
+        await response.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n")
+        await response.raw(b"HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await response.raw(b"0\r\nX-Sum: 7\r\n\r\n")
+
+    answer = await w.get("/extras", headers={"TE": "trailers"})
+    assert (answer.status, answer.body, answer.complete) == (200, b"ok", True)
+    assert answer.values(b"link") == answer.values(b"x-sum") == []
 
 
 async def test_http_2_get(h2: World) -> None:
