@@ -114,3 +114,11 @@ access-control-allow-origin access-control-allow-credentials access-control-expo
 @pytest.mark.parametrize("name", NOT_AFTER_CONTENT.split())
 def test_r01_what_a_browser_would_act_on_is_no_trailer(name: str) -> None:
     assert plan_trailers(((name.encode(), b"a=1"), (b"x-sum", b"1")), ROUTE, RULES) == [(b"x-sum", b"1")]
+
+
+def test_r11_what_is_no_page_gets_nothing_added_whatever_else_it_has() -> None:
+    adding = compile_rules(Policy(added_headers={"X-Own": "1"}), cookies=[], headers=[], embedders=[])
+    image, page = (b"content-type", b"image/png"), (b"content-type", b"text/html")
+    for content, added in ((image, False), (page, True)):
+        headers = plan_response("GET", 200, (content, (b"x-app", b"1")), ROUTE, adding).headers
+        assert ((b"x-own", b"1") in headers) is added

@@ -22,7 +22,7 @@ EDGE = ((b"content-type", b"application/json"), (b"x-acorn-edge", b"1"), (b"retr
 def acorn_api(request: httpx.Request) -> httpx.Response:
     if request.url.path != "/machines/mch_1/ports/3000/share":
         return httpx.Response(404)
-    assert request.headers["authorization"] == f"Bearer {API_KEY}"
+    assert dict(request.headers.raw)[b"authorization"] == f"Bearer {API_KEY}".encode()
     shared = {
         "id": "s1",
         "url": "https://s1.acorn.example/base/?via=proxy",
