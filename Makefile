@@ -13,7 +13,7 @@ demo: $(READY)
 	@$(BIN)/python -m examples.demo
 
 test: $(READY) check
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(READY)
 	@$(BIN)/ruff check .

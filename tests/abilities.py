@@ -40,7 +40,7 @@ ABILITIES = {
     ),
     "1012": Ability(
         "As the server stops, WebSockets close with 1012.",
-        {"granian": "They are cut, which is 1006 to a browser. Upstream gets 1012."},
+        {"granian": "They are cut, which is 1006 to a browser. Upstream gets 1012 or, where that came first, 1000."},
     ),
     "restarts": Ability(
         "A stream that never ends is cut as the server stops.",

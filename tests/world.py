@@ -175,7 +175,7 @@ async def world(
             assert not options, "another process cannot be told of these"
             setting = replace(setting, limits=asdict(policy.limits) if policy else {})
             running: AbstractAsyncContextManager[None] = serve.serving(setting, listener)
-            company = build(setting)
+            company = build(replace(setting, observed=False))
         else:
             if "provider" in options:
                 options["provider"] = options["provider"](nullspace)

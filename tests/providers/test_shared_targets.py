@@ -26,6 +26,8 @@ class Store:
         self.locks: dict[Preview, str] = {}
         self.tokens = map(str, count())
         self.broken: set[str] = set()
+        self.refused = anyio.Event()
+        """Set once somebody did not get a lock."""
 
     def _check(self, name: str) -> None:
         if name in self.broken:
@@ -42,6 +44,7 @@ class Store:
     async def lock(self, preview: Preview, seconds: float) -> str | None:
         self._check("lock")
         if preview in self.locks:
+            self.refused.set()
             return None
         self.locks[preview] = next(self.tokens)
         return self.locks[preview]
@@ -132,7 +135,7 @@ async def test_a_worker_that_dies_holds_the_others_up_until_its_lock_ends(
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             group.start_soon(need)
-            await anyio.wait_all_tasks_blocked()
+            await store.refused.wait()
             assert mints.count == 0
             del store.locks[PREVIEW]
     assert [each.id for each in found] == ["grant-1"]

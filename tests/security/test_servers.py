@@ -159,7 +159,8 @@ async def test_a_server_that_stops_closes_its_sockets_with_1012(server: str) -> 
                 async with anyio.create_task_group() as group:
                     group.start_soon(running.aclose)
                     assert (await closed(socket))[0] == (1012 if can(server, "1012") else 1006)
-        assert w.dev.websockets[-1].close_code == 1012
+        # a server that cuts them first makes it a visitor who has left
+        assert w.dev.websockets[-1].close_code in ([1012] if can(server, "1012") else [1012, 1000])
 
 
 @pytest.mark.parametrize("server", HTTP_SERVERS)
