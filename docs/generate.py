@@ -10,6 +10,7 @@ from textwrap import dedent
 
 import preview_proxy
 from docs.edges import EDGES, edge_rows
+from docs.markdown import document, names, table
 from preview_proxy import Limits, Policy, errors, tickets
 from preview_proxy import gate as gate_module
 from preview_proxy.core import cookies, frames, headers, plan, policy, urls, websocket
@@ -18,7 +19,6 @@ from tests.abilities import ABILITIES, UVICORN
 
 REFERENCE = Path(__file__).parent / "reference"
 
-GENERATED = "<!-- Written by `python -m docs.generate`. Edit the code or docs/generate.py instead. -->"
 
 LIMITS = {
     "header_count": ("Fields in a request's head.", "`headers_too_large`"),
@@ -387,20 +387,6 @@ def parameters(function: Callable[..., None]) -> str:
 
 def value_text(value: object) -> str:
     return f"{value.__module__}.{value.__name__}" if inspect.isbuiltin(value) else repr(value)
-
-
-def names(exact: Iterable[str | bytes], prefixes: Iterable[bytes] = ()) -> str:
-    found = {name if isinstance(name, str) else name.decode() for name in exact}
-    return ", ".join(f"`{name}`" for name in sorted(found | {prefix.decode() + "*" for prefix in prefixes}))
-
-
-def table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def document(title: str, *parts: str) -> str:
-    return "\n\n".join((GENERATED, f"# {title}", *parts)) + "\n"
 
 
 if __name__ == "__main__":

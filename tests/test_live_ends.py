@@ -13,7 +13,8 @@ from preview_proxy import Preview, live
 from preview_proxy.errors import NotFound, PreviewProxyError
 from preview_proxy.live import LiveRelays
 from preview_proxy.revocation import Revocation
-from tests.test_live import Yes, admitted, hurry, new_relays, until
+from tests.test_live import Yes, admitted, new_relays, until
+from tests.test_live_asking import hurry
 
 pytestmark = pytest.mark.anyio
 

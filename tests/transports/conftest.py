@@ -1,0 +1,22 @@
+"""Worlds for the tests of relays."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.servers import HTTP_SERVERS
+from tests.world import World, world
+
+
+@pytest.fixture(params=[*HTTP_SERVERS, "httpx"])
+async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Every server over our own pool, and uvicorn over httpx's transport in the pool's place."""
+    if request.param == "httpx":
+        async with world(transport=httpx.AsyncHTTPTransport(trust_env=False)) as made:
+            yield made
+    else:
+        async with world(serve=HTTP_SERVERS[request.param]) as made:
+            yield made
