@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import copy
 import functools
+import itertools
 import json
 import logging
 import pickle
@@ -285,6 +286,7 @@ async def test_a06_a_tossed_cookie_neither_wins_nor_hides_the_real_one(in_front:
         itsdangerous.TimestampSigner(SECRET).sign(b"!not base64 or json"),
         itsdangerous.Signer(SECRET).sign(base64.b64encode(b'{"user_id": "ann"}')),
     ],
+    ids=itertools.count(),  # a signature has its time in it
 )
 async def test_a06_a_value_that_the_app_did_not_sign_for_a_user_is_nobody(value: bytes) -> None:
     assert await StarletteSession(secret_key=SECRET)(visit(b"session=" + value)) is None
