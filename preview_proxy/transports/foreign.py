@@ -52,7 +52,6 @@ def _plain(request: UpstreamRequest, body: httpx.AsyncByteStream, limits: Limits
         tuple((name, b"", secret) for name, secret in outbound.endpoint.credentials),
         stream=body,
         extensions={
-            "target": outbound.target,
             "sni_hostname": origin.host,
             "timeout": {
                 "pool": limits.pool_timeout,
@@ -61,8 +60,25 @@ def _plain(request: UpstreamRequest, body: httpx.AsyncByteStream, limits: Limits
             },
         },
     )
+    plain.url = _Url(plain.url, outbound.target)
     plain.method = outbound.method  # httpx would write it in upper case; methods are case-sensitive
     return plain
+
+
+class _Url(httpx.URL):
+    """An origin whose request target is sent byte for byte. Nothing else of it shows the target, nor parses it.
+
+    httpcore's ``target`` extension would do the same, but goes to the wrong one of two requests where a tunnel is
+    opened to an egress proxy.
+    """
+
+    def __init__(self, origin: httpx.URL, target: bytes) -> None:
+        super().__init__(origin)
+        self._target = target
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._target
 
 
 class _Body(httpx.AsyncByteStream):

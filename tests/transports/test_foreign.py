@@ -91,7 +91,7 @@ async def test_h15_where_it_goes_is_the_endpoints_to_say_alone() -> None:
     (sealed,) = inner.requests
     assert str(sealed.url) == "https://up.example:8443"
     assert sealed.extensions["sni_hostname"] == "up.example"
-    assert sealed.extensions["target"] == b"/a/../b?%2f"
+    assert sealed.url.raw_path == b"/a/../b?%2f"
 
 
 async def test_localhost_names_are_dialled_as_this_computer() -> None:
