@@ -63,7 +63,7 @@ class Room:
         self._prune_at = max(MEMORY, 2 * len(self._counts))
 
 
-class Pace:
+class HandshakePace:
     """So many in a minute for each subject and preview: at once, or spread."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -98,7 +98,7 @@ class Occupancy:
             per_preview=limits.sockets_per_preview,
             in_all=limits.sockets,
         )
-        self._handshakes = Pace(limits.handshakes_per_minute)
+        self._handshakes = HandshakePace(limits.handshakes_per_minute)
 
     def enter(self, kind: Literal["http", "websocket"], subject: str, preview: Preview) -> tuple[Room, Place]:
         """A place in the room of that kind. Raises `LimitExceeded`."""

@@ -9,7 +9,7 @@ import pytest
 
 from preview_proxy import Limits, Preview, occupancy
 from preview_proxy.errors import LimitExceeded
-from preview_proxy.occupancy import Occupancy, Pace, Place, Room
+from preview_proxy.occupancy import HandshakePace, Occupancy, Place, Room
 
 PREVIEW, OTHER = Preview("m1", 3000), Preview("m2", 3000)
 
@@ -72,7 +72,7 @@ def test_w11_no_count_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_w11_handshakes_are_counted_by_the_minute() -> None:
     now = 1000.0
-    pace = Pace(60, lambda: now)
+    pace = HandshakePace(60, lambda: now)
     for _ in range(60):
         pace.step("ada", PREVIEW)
     for _ in range(3):  # a refusal costs nothing further
@@ -92,7 +92,7 @@ def test_w11_handshakes_are_counted_by_the_minute() -> None:
 
 def test_w11_the_memory_of_handshakes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(occupancy, "MEMORY", 10)
-    pace = Pace(60)
+    pace = HandshakePace(60)
     for number in range(1000):
         pace.step(f"subject {number}", PREVIEW)
     assert len(pace._free_at) == 10
