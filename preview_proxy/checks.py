@@ -7,6 +7,9 @@ import types
 from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar, cast
 
+import anyio
+
+from preview_proxy import event_loop
 from preview_proxy.errors import CheckFailed, PreviewProxyError
 
 T = TypeVar("T")
@@ -20,6 +23,9 @@ async def check(question: Coroutine[Any, Any, T], *, timeout: float, what: str) 
     """
     failure: PreviewProxyError
     try:
+        if not event_loop.is_asyncio():
+            with anyio.fail_after(timeout):
+                return await question
         try:
             # most answers come without waiting, and then a deadline would cost more than the question
             waited_for = question.send(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -16,8 +15,10 @@ import anyio
 import httpx
 import jwt
 
+from preview_proxy import event_loop
 from preview_proxy.core.models import Origin
 from preview_proxy.errors import CheckFailed, ConfigurationError
+from preview_proxy.event_loop import Task
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class JWKS:
         self._fetched = self._attempted = -math.inf
         self._failure = ""
         self._under_way: anyio.Event | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: Task | None = None
 
     async def key(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         """The key of that name for that algorithm; None if the issuer has none.
@@ -81,30 +82,25 @@ class JWKS:
         if age < REFRESH_AFTER:
             return
         if age < TTL or (age < STALE_LIMIT and self._failure):
-            await self._begin(UNKNOWN_KID_PAUSE)
+            self._begin(UNKNOWN_KID_PAUSE)
             return
         await self._refetch(RETRY_AFTER)
         if self._clock() - self._fetched >= STALE_LIMIT:
             raise CheckFailed(detail=f"no JWKS: {self._failure}")
 
     async def _refetch(self, pause: float) -> None:
-        await self._begin(pause)
+        self._begin(pause)
         if self._under_way is not None:
             await self._under_way.wait()
 
-    async def _begin(self, pause: float) -> None:
+    def _begin(self, pause: float) -> None:
         """Start a fetch, unless one is under way or began less than `pause` seconds ago."""
         if self._under_way is not None or self._clock() - self._attempted < pause:
             return
         self._attempted = self._clock()
         self._under_way = anyio.Event()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # trio has no task outside of a nursery: this visitor waits for the others
-            with anyio.CancelScope(shield=True):
-                await self._fetch(self._under_way)
-        else:  # a task of its own: a visitor who leaves does not end what others wait for
-            self._task = loop.create_task(self._fetch(self._under_way))
+        # a task of its own: a visitor who leaves does not end what others wait for
+        self._task = event_loop.running().spawn(self._fetch(self._under_way))
 
     async def _fetch(self, done: anyio.Event) -> None:
         try:

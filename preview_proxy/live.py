@@ -7,7 +7,6 @@ again whether they are still allowed, and ends those that are not.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -18,8 +17,10 @@ from typing import Any, Literal, Protocol
 import anyio
 from starlette.types import Receive
 
+from preview_proxy import event_loop
 from preview_proxy.core.models import Preview
 from preview_proxy.errors import NotFound, PreviewProxyError
+from preview_proxy.event_loop import Interruption, Task, Timer, Token
 from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Session
 
@@ -70,20 +71,20 @@ class Checks(Protocol):
         ...
 
 
-class _Relay:
-    """One relay: the task it runs in, and what cut it short."""
+class LiveRelay:
+    """One relay, and what cut it short, if anything did."""
 
-    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "over", "receive", "task", "uploaded", "watcher")
+    __slots__ = ("admission", "ask_at", "cut", "expires_at", "kind", "over", "receive", "uploaded", "watcher", "work")
 
-    def __init__(self, admission: Admission, kind: Kind, task: asyncio.Task[None]) -> None:
+    def __init__(self, admission: Admission, kind: Kind, work: Interruption) -> None:
         self.admission = admission
         self.kind = kind
-        self.task = task
+        self.work = work
         self.expires_at = admission.session.expires_at
         self.ask_at: float | None = None
         self.receive: Receive | None = None
         self.uploaded: anyio.Event | None = None
-        self.watcher: asyncio.Task[None] | None = None
+        self.watcher: Task | None = None
         self.cut: Cut | None = None
         self.over = False
 
@@ -91,7 +92,7 @@ class _Relay:
         """Cut it short, unless it is over: what its task does then is none of ours."""
         if self.cut is None and not self.over:
             self.cut = cut
-            self.task.cancel(cut)
+            self.work.interrupt()
 
     async def watch(self, receive: Receive) -> None:
         """Until the visitor has left, once nobody else reads from them."""
@@ -116,11 +117,11 @@ class LiveRelays:
     def __init__(self, checks: Checks, interval: float) -> None:
         self._checks = checks
         self._interval = interval
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._relays: set[_Relay] = set()
-        self._asking: set[asyncio.Task[None]] = set()
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Event | None = None
+        self._home: Token | None = None
+        self._relays: set[LiveRelay] = set()
+        self._asking: set[Task] = set()
+        self._sweeping: Timer | None = None
+        self._empty: anyio.Event | None = None
         self._draining = 0
 
     def __len__(self) -> int:
@@ -130,37 +131,26 @@ class LiveRelays:
         self,
         admission: Admission,
         kind: Kind,
-        operation: Awaitable[None],
+        operation: Callable[[LiveRelay], Awaitable[None]],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
     ) -> Cut | None:
-        """Await `operation` on behalf of `admission`; what cut it short, if anything did.
+        """Await `operation` of a relay on behalf of `admission`; what cut it short, if anything did.
 
         With `receive`, a visitor who leaves ends it within some tenths of a second; `uploaded` is set when nobody
         else reads from them any more. Raises what `operation` raises.
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - ASGI servers on asyncio call apps in a task
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # what a closed loop left behind would never be swept
-            self._loop, self._relays, self._asking, self._sweeping = loop, set(), set(), None
-        relay = _Relay(admission, kind, task)
+        loop = event_loop.running()
+        home = loop.token()
+        if home != self._home:  # what a closed loop left behind would never be swept
+            self._home, self._relays, self._asking, self._sweeping = home, set(), set(), None
+        relay = LiveRelay(admission, kind, loop.interruption())
         relay.receive, relay.uploaded = receive, uploaded
         self._relays.add(relay)
         if self._sweeping is None:
             self._sweep_later()
         try:
-            try:
-                await operation
-            finally:
-                if relay.cut is not None:  # perhaps by itself in its last step: that is thrown where it next waits
-                    await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if relay.cut is None or task.uncancel() > 0:
-                raise
-        else:
-            if relay.cut is not None:
-                task.uncancel()
+            await relay.work.run(operation(relay))
         finally:
             self._forget(relay)
         return relay.cut
@@ -168,17 +158,17 @@ class LiveRelays:
     def is_elsewhere(self) -> bool:
         """Whether the caller is not on the event loop of the relays. Before the first, any loop is theirs."""
         try:
-            running = asyncio.get_running_loop()
+            here = event_loop.running().token()
         except RuntimeError:
             return True
-        return self._loop is not None and self._loop.is_running() and self._loop is not running
+        return self._home is not None and self._home != here and self._home.is_running()
 
     def refuse_if_draining(self) -> None:
         """Raise ``shutting_down`` where no relay may begin."""
         if self._draining:
             raise PreviewProxyError("shutting_down", detail="no new relays")
 
-    def _forget(self, relay: _Relay) -> None:
+    def _forget(self, relay: LiveRelay) -> None:
         relay.over = True
         self._relays.discard(relay)
         if relay.watcher is not None:
@@ -187,13 +177,13 @@ class LiveRelays:
             self._empty.set()
 
     def _sweep_later(self) -> None:
-        self._sweeping = asyncio.get_running_loop().call_later(PATIENCE, self._sweep)
+        self._sweeping = event_loop.running().call_later(PATIENCE, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeping = None
-        loop = asyncio.get_running_loop()
+        loop = event_loop.running()
         now, wall = time.monotonic(), time.time()
-        due: dict[tuple[str, Preview], list[_Relay]] = {}
+        due: dict[tuple[str, Preview], list[LiveRelay]] = {}
         for relay in self._relays:
             admission = relay.admission
             if relay.ask_at is None:
@@ -201,7 +191,7 @@ class LiveRelays:
                     continue
                 relay.ask_at = self._next(admission)
                 if relay.receive is not None:
-                    relay.watcher = loop.create_task(relay.watch(relay.receive))
+                    relay.watcher = loop.spawn(relay.watch(relay.receive))
             if relay.expires_at is not None and relay.expires_at <= wall:
                 relay.expires_at = self._checks.renewed_until(admission)
                 if relay.expires_at is None:
@@ -212,9 +202,7 @@ class LiveRelays:
                 relay.ask_at = float("inf")
                 due.setdefault((admission.session.subject, admission.preview), []).append(relay)
         for relays in due.values():
-            task = loop.create_task(self._ask(relays))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            loop.spawn(self._ask(relays), self._asking)
         if self._relays:
             self._sweep_later()
 
@@ -222,11 +210,13 @@ class LiveRelays:
         """When to ask again: early enough to repeat a question that fails, and not for all at once."""
         return admission.yes_at + self._interval * random.uniform(0.5, 0.7)  # noqa: S311 - no secret
 
-    async def _ask(self, relays: list[_Relay]) -> None:
+    async def _ask(self, relays: list[LiveRelay]) -> None:
         """Ask about relays of one subject and preview."""
         asked_at, session = time.monotonic(), relays[0].admission.session
         allowed = await _answer(self._allowed(session.subject, relays[0].admission.preview))
-        await asyncio.gather(*[self._settle(relay, asked_at, allowed) for relay in relays])
+        async with anyio.create_task_group() as group:
+            for relay in relays:
+                group.start_soon(self._settle, relay, asked_at, allowed)
 
     async def _allowed(self, subject: str, preview: Preview) -> bool:
         try:
@@ -236,13 +226,13 @@ class LiveRelays:
         return True
 
     @staticmethod
-    async def _signed_in(relay: _Relay, again: Awaitable[Session | None]) -> bool:
+    async def _signed_in(relay: LiveRelay, again: Awaitable[Session | None]) -> bool:
         session = await again
         if session is not None:
             relay.expires_at = session.expires_at  # it may have been prolonged
         return session is not None
 
-    async def _settle(self, relay: _Relay, asked_at: float, allowed: bool | None) -> None:
+    async def _settle(self, relay: LiveRelay, asked_at: float, allowed: bool | None) -> None:
         """End a relay or let it go on, by what `authorize` said, the router and the customer's own session say."""
         admission = relay.admission
         signed_in: bool | None = True
@@ -308,7 +298,7 @@ class LiveRelays:
     async def _wait_empty(self) -> None:
         while self._relays:
             if self._empty is None or self._empty.is_set():  # else another drain waits for it already
-                self._empty = asyncio.Event()
+                self._empty = anyio.Event()
             await self._empty.wait()
 
 

@@ -16,6 +16,7 @@ from anyio import from_thread
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from preview_proxy import event_loop
 from preview_proxy.breaker import Breaker
 from preview_proxy.checks import check
 from preview_proxy.core.models import Origin, Preview, Rejected
@@ -41,7 +42,7 @@ from preview_proxy.revocation import Revocation
 from preview_proxy.sessions import Authenticator, Session
 from preview_proxy.tickets import Tickets, refuse_several_workers
 from preview_proxy.transports.foreign import ForeignTransport
-from preview_proxy.transports.pool import UpstreamPool
+from preview_proxy.transports.pool import NEEDS_ASYNCIO, UpstreamPool
 from preview_proxy.transports.relay_http import relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.visit import Visit
@@ -128,7 +129,7 @@ class PreviewProxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve as an app of its own: a host that is no preview's is refused with 421."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await self.lifespan(scope, receive, send, None)
         else:
             await self.serve(scope, receive, send, None)
 
@@ -298,14 +299,23 @@ class PreviewProxy:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp | None) -> None:
+        """Take part in the lifespan of `app`, or have one alone: what is live ends before the app stops."""
+        if isinstance(self._transport, UpstreamPool) and not event_loop.is_asyncio():
+            await receive()
+            return await send({"type": "lifespan.startup.failed", "message": NEEDS_ASYNCIO})
+
+        async def receive_and_close() -> Message:
             message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            else:
+            if message["type"] == "lifespan.shutdown":
                 await self.aclose()
-                return await send({"type": "lifespan.shutdown.complete"})
+            return message
+
+        if app is not None:
+            return await app(scope, receive_and_close, send)
+        for step in ("startup", "shutdown"):
+            await receive_and_close()
+            await send({"type": f"lifespan.{step}.complete"})
 
     async def aclose(self) -> None:
         """End live relays and close connections: sockets with 1012 at once, requests after `drain_timeout` seconds.
@@ -340,15 +350,9 @@ class PreviewProxyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            return await self._proxy.serve(scope, receive, send, self._app)
-
-        async def receive_and_close() -> Message:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await self._proxy.aclose()
-            return message
-
-        await self._app(scope, receive_and_close, send)
+            await self._proxy.serve(scope, receive, send, self._app)
+        else:
+            await self._proxy.lifespan(scope, receive, send, self._app)
 
 
 def _check_sharing(

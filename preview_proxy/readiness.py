@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import anyio
 
 from preview_proxy.core.models import Outbound, Preview
 from preview_proxy.core.urls import request_target
@@ -32,13 +32,13 @@ async def wait_until_ready(
     """
     failure: PreviewProxyError | None = None
     try:
-        async with asyncio.timeout(seconds + (GRACE if isinstance(provider, SupportsReadiness) else 0)):
+        with anyio.fail_after(seconds + (GRACE if isinstance(provider, SupportsReadiness) else 0)):
             if isinstance(provider, SupportsReadiness):
                 return await provider.wait_until_ready(preview, timeout=seconds)
             while failure := await _failure(preview, Edge(provider), targets, transport):
                 if not (failure.row.retryable or isinstance(failure, UpstreamError)):
                     break
-                await asyncio.sleep(POLL)
+                await anyio.sleep(POLL)
     except TimeoutError:
         if not isinstance(failure, MachineUnavailable):
             failure = MachineUnavailable("preview_service_not_ready", detail=str(failure or "no answer"), retry_after=5)

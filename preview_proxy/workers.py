@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
+import anyio
+
+from preview_proxy import event_loop
 from preview_proxy.errors import CheckFailed
+from preview_proxy.event_loop import Signal, Task, Token
 from preview_proxy.revocation import Revocation
 
 logger = logging.getLogger("preview_proxy")
@@ -48,53 +51,50 @@ class Workers:
         self._revocations = revocations
         self._apply = apply
         self._grace = grace
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self._publishing: set[asyncio.Task[None]] = set()
-        self._in_touch = asyncio.Event()
+        self._home: Token | None = None
+        self._listening: Task | None = None
+        self._publishing: set[Task] = set()
+        self._in_touch = Signal()
         self._lost_at = float("-inf")
 
     async def heard(self, timeout: float) -> None:  # noqa: ASYNC109 - part of the promise
         """Return where this worker knows what the others have revoked. Raises `CheckFailed` after `timeout` seconds."""
         listening = self._listening
-        if listening is None or listening.done() or self._loop is not asyncio.get_running_loop():
+        if listening is None or listening.done() or self._home != event_loop.running().token():
             self._start()
         if self._in_touch.is_set() or time.monotonic() < self._lost_at + self._grace:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._in_touch.wait()
-                return
+        with anyio.move_on_after(timeout):
+            await self._in_touch.wait()
+            return
         raise CheckFailed(detail="what other workers have revoked is not known")
 
     def publish(self, revocation: Revocation) -> None:
         """Tell the other workers, as often as it takes."""
-        if self._loop is not asyncio.get_running_loop():
+        loop = event_loop.running()
+        if self._home != loop.token():
             self._start()
-        task = asyncio.get_running_loop().create_task(self._publish(revocation))
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        loop.spawn(self._publish(revocation), self._publishing)
 
     async def aclose(self) -> None:
         """Publish what is still to be published, for a little while, and stop listening."""
-        if self._loop is not asyncio.get_running_loop():
+        if self._home != event_loop.running().token():
             return  # what there was ended with its event loop
-        if self._publishing:
-            await asyncio.wait(self._publishing, timeout=FAREWELL)
+        await _ended(self._publishing)
         tasks = [*self._publishing, *([self._listening] if self._listening else ())]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=FAREWELL)
+        await _ended(tasks)
         self._listening = None
 
     def _start(self) -> None:
         """On another event loop, or after `aclose`, what was heard before may be too old."""
-        self._loop = asyncio.get_running_loop()
-        self._in_touch, self._lost_at = asyncio.Event(), float("-inf")
-        self._listening = self._loop.create_task(self._listen(self._in_touch))
+        loop = event_loop.running()
+        self._home = loop.token()
+        self._in_touch, self._lost_at = Signal(), float("-inf")
+        self._listening = loop.spawn(self._listen(self._in_touch))
 
-    async def _listen(self, in_touch: asyncio.Event) -> None:
+    async def _listen(self, in_touch: Signal) -> None:
         while True:
             try:
                 failure = await _failure(self._revocations.listen(self._apply, in_touch.set))
@@ -103,20 +103,27 @@ class Workers:
                     self._lost_at = time.monotonic()
                     in_touch.clear()
             logger.warning("listening for revocations of other workers %s", failure or "ended")
-            await asyncio.sleep(RETRY)
+            await anyio.sleep(RETRY)
 
     async def _publish(self, revocation: Revocation) -> None:
         while failure := await _failure(self._revocations.publish(revocation)):
             logger.warning("publishing a revocation %s", failure)
-            await asyncio.sleep(RETRY)
+            await anyio.sleep(RETRY)
+
+
+async def _ended(tasks: Iterable[Task]) -> None:
+    """Return when all have ended, or after a while."""
+    with anyio.move_on_after(FAREWELL):
+        for task in tuple(tasks):
+            await task.wait()
 
 
 async def _failure(step: Awaitable[None]) -> str | None:
     """How it failed, if it did. So does a cancellation that nobody asked for: clients of databases leak their own."""
-    task = asyncio.current_task()
     try:
         await step
     except asyncio.CancelledError:
+        task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         return "was cancelled"

@@ -20,11 +20,11 @@ ABILITIES = {
     "http/2": Ability("Browsers may speak HTTP/2 to it.", dict.fromkeys(UVICORN, "HTTP/1.1 only.")),
     "early hints": Ability(
         "A 103 of upstream's reaches the browser, over HTTP/2.",
-        dict.fromkeys((*UVICORN, "granian"), "It is swallowed."),
+        dict.fromkeys((*UVICORN, "granian", "trio"), "It is swallowed."),
     ),
     "trailers": Ability(
         "Trailer fields of upstream's reach the browser, over HTTP/2.",
-        dict.fromkeys((*UVICORN, "granian"), "They are dropped."),
+        dict.fromkeys((*UVICORN, "granian", "trio"), "They are dropped."),
     ),
     "headers of a 101": Ability(
         "Headers of upstream's 101, cookies among them, reach the browser.", {"granian": "They are dropped."}
@@ -62,7 +62,10 @@ ABILITIES = {
     ),
     "h2c": Ability(
         "`Upgrade: h2c` is ignored.",
-        {"hypercorn": "hypercorn changes to HTTP/2 by itself. What is asked there is checked like anything else."},
+        dict.fromkeys(
+            ("hypercorn", "trio"),
+            "hypercorn changes to HTTP/2 by itself. What is asked there is checked like anything else.",
+        ),
     ),
     "two framings": Ability(
         "Content-Length beside Transfer-Encoding is 400.",

@@ -45,9 +45,13 @@ _CUT_SHORT = re.compile(
 
 @dataclass
 class Apart:
-    """A server that runs `tests.served`. `output` is what the process said, once it has ended."""
+    """A server that runs `tests.served`. `output` is what the process said, once it has ended.
+
+    `transport` is "pool" or "httpx".
+    """
 
     name: str
+    transport: str = "pool"
     output: str = ""
 
     @asynccontextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -25,6 +27,8 @@ from preview_proxy import (
     PreviewProxyMiddleware,
     Tickets,
 )
+from preview_proxy.event_loop import is_asyncio
+from preview_proxy.transports.pool import UpstreamPool
 
 MACHINE = "mch_a1b2c3d4"
 ZONE = "preview.localhost"
@@ -143,8 +147,15 @@ def _inner(reached: list[str], allowed: dict[str, set[str]], proxy: PreviewProxy
 def count(proxy: PreviewProxy) -> dict[str, int]:
     """What a relay that has ended may not leave behind."""
     return {
-        "tasks": len(asyncio.all_tasks()),
+        "tasks": len(asyncio.all_tasks()) if is_asyncio() else trio.lowlevel.current_statistics().tasks_living,
         "descriptors": len(os.listdir("/proc/self/fd")),
         "relays": len(proxy._live),
-        "connections": len(getattr(proxy._transport, "_connections", ())),
+        "connections": _connections(proxy._transport),
     }
+
+
+def _connections(transport: Any) -> int:
+    """Those to upstream, in use or idle."""
+    if isinstance(transport, UpstreamPool):
+        return len(transport._connections)
+    return len(getattr(transport._inner, "_pool", SimpleNamespace(connections=())).connections)

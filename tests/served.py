@@ -16,7 +16,7 @@ from granian.server.mp import MPServer
 from starlette.types import ASGIApp
 
 from tests.company import Setting, build
-from tests.servers import IN_LOOP, Serving
+from tests.servers import IN_LOOP, Serving, hypercorn_on_trio
 
 build(Setting(1, "opens-nothing", "http://127.0.0.1", "nullspace.localhost"))
 """What a process reads once, such as certificates, is read before the fork."""
@@ -58,4 +58,5 @@ def main(name: str, listener: socket.socket, output: Any, setting: Setting) -> N
             multiprocessing.set_start_method("fork", force=True)  # as it finds it in a process that nobody forked
             _Granian(listener, setting).serve_here()
         else:
-            anyio.run(serve, IN_LOOP[name], build(setting).app, listener)
+            library = "trio" if name == "trio" else "asyncio"
+            anyio.run(serve, IN_LOOP.get(name, hypercorn_on_trio), build(setting).app, listener, backend=library)

@@ -56,13 +56,18 @@ async def serving(
         await running
 
 
-@contextlib.asynccontextmanager
-async def hypercorn(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve `app` with hypercorn until the block ends."""
+def _hypercorn_config(listener: socket.socket) -> HypercornConfig:
     config = HypercornConfig()
     config.bind = [f"fd://{listener.detach()}"]  # its connections queue until it is ready
     config.loglevel = "WARNING"
     config.keep_alive_timeout = 2  # the time an unfinished stream of HTTP/2 is left open
+    return config
+
+
+@contextlib.asynccontextmanager
+async def hypercorn(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` with hypercorn until the block ends."""
+    config = _hypercorn_config(listener)
     stop = anyio.Event()
     running = asyncio.create_task(hypercorn_serve(app, config, shutdown_trigger=stop.wait))  # type: ignore[arg-type]
     try:
@@ -72,17 +77,40 @@ async def hypercorn(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None
         await running
 
 
+@contextlib.asynccontextmanager
+async def hypercorn_on_trio(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
+    """The same on trio's event loop, which the caller has to run."""
+    from hypercorn.trio import serve  # it sees which event loop runs where it is imported
+
+    stop, stopped = anyio.Event(), anyio.Event()
+
+    async def run() -> None:
+        await serve(app, _hypercorn_config(listener), shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+        stopped.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        try:
+            yield
+        finally:
+            stop.set()
+            with anyio.CancelScope(shield=True):
+                await stopped.wait()
+
+
 IN_LOOP: dict[str, Serving] = {
     "httptools": serving,
     "h11": partial(serving, http="h11"),
     "hypercorn": hypercorn,
 }
-HTTP_SERVERS: dict[str, Serving | Apart] = {**IN_LOOP, "granian": Apart("granian")}
+ON_TRIO = Apart("trio", transport="httpx")
+HTTP_SERVERS: dict[str, Serving | Apart] = {**IN_LOOP, "granian": Apart("granian"), "trio": ON_TRIO}
 WEBSOCKET_SERVERS: dict[str, Serving | Apart] = {
     "websockets-sansio": serving,
     "wsproto": partial(serving, ws="wsproto"),
     "hypercorn": hypercorn,
     "granian": Apart("granian"),
+    "trio": ON_TRIO,
 }
 
 

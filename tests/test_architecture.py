@@ -25,7 +25,8 @@ CORE = [name for name in MODULES if name.startswith("preview_proxy.core")]
 # Each module or folder may import from its own layer and those below it.
 LAYERS = [
     ["core"],
-    ["errors"],
+    ["errors", "event_loop"],
+    ["event_loop_trio"],
     [
         "breaker",
         "checks",

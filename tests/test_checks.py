@@ -13,6 +13,13 @@ from preview_proxy.checks import check
 from preview_proxy.errors import CheckFailed, NotFound
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 CANARY = "canary-0123456789"
 
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -351,16 +350,6 @@ async def test_a_key_without_alg_serves_each_algorithm_of_the_family(url: str, i
 def test_a05_a_url_that_is_not_safe_to_ask_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="jwks_url must be an https URL"):
         JWKS(url, ["ES256"])
-
-
-async def test_without_tasks_outside_of_nurseries_the_first_visitor_fetches(
-    jwks: JWKS, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def get_running_loop() -> None:
-        raise RuntimeError("no running event loop")  # what asyncio says under trio
-
-    monkeypatch.setattr(module, "asyncio", SimpleNamespace(get_running_loop=get_running_loop))
-    assert await knows(jwks, "one")
 
 
 names = st.sampled_from(["kid", "kty", "crv", "x", "y", "d", "n", "e", "k", "alg", "use", "key_ops"])

@@ -73,7 +73,7 @@ class Started:
         self.begun = anyio.Event()
         self.finish = anyio.Event()
         who = options.pop("admission", None) or admitted()
-        self.task = asyncio.create_task(relays.run(who, kind, self._relay(), **{"receive": None, **options}))
+        self.task = asyncio.create_task(relays.run(who, kind, lambda _: self._relay(), **{"receive": None, **options}))
 
     async def _relay(self) -> None:
         self.begun.set()
@@ -116,7 +116,7 @@ async def test_a_relay_that_fails_raises_and_is_forgotten() -> None:
 
     relays = new_relays()
     with pytest.raises(PreviewProxyError, match="upstream_timeout"):
-        await relays.run(admitted(), "http", fail(), None)
+        await relays.run(admitted(), "http", lambda _: fail(), None)
     assert len(relays) == 0
 
 
@@ -144,13 +144,13 @@ async def test_nobody_reads_from_the_visitor_before_the_upload_is_over() -> None
 
 async def test_a_short_relay_costs_no_watcher() -> None:
     visitor, relays = Visitor(), new_relays()
-    assert await relays.run(admitted(), "http", anyio.lowlevel.checkpoint(), visitor.receive) is None
+    assert await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), visitor.receive) is None
     assert not visitor.asked.is_set()
 
 
 async def test_watching_stops_with_the_last_relay_and_starts_with_the_next() -> None:
     visitor, relays = Visitor(), new_relays()
-    await relays.run(admitted(), "http", anyio.lowlevel.checkpoint(), None)
+    await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), None)
     with anyio.fail_after(5):
         await until(lambda: relays._sweeping is None)
     async with relaying(relays, "http", receive=visitor.receive) as (relay,):
@@ -249,5 +249,5 @@ async def test_v09_a_drain_of_nothing_ends_at_once() -> None:
     relays = new_relays()
     with anyio.fail_after(5):
         await relays.drain(60)
-        await relays.run(admitted(), "http", anyio.lowlevel.checkpoint(), None)
+        await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), None)
         await relays.drain(60)

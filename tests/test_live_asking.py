@@ -193,7 +193,7 @@ async def test_w10_what_was_remembered_counts_from_when_it_was_asked() -> None:
 
 async def test_a_short_relay_is_never_asked_about() -> None:
     checks, relays = Asked(NotFound()), new_relays(Asked(NotFound()), 0.001)
-    await relays.run(admitted(), "http", anyio.lowlevel.checkpoint(), None)
+    await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), None)
     assert checks.questions == []
 
 

@@ -50,7 +50,7 @@ async def test_w10_an_answer_that_comes_too_late_leaves_the_task_alone() -> None
     relays, finish = new_relays(checks), asyncio.Event()
 
     async def served() -> None:
-        assert await relays.run(admitted(), "http", _wait(finish), None) is None
+        assert await relays.run(admitted(), "http", lambda _: _wait(finish), None) is None
         checks.over.set()
         await until(lambda: checks.answered == 1 and not relays._asking)
         await anyio.lowlevel.checkpoint()
@@ -68,9 +68,9 @@ async def test_w10_a_socket_that_opens_meanwhile_is_asked_about_anew() -> None:
     relays, dialled, who = new_relays(checks), asyncio.Event(), admitted()
 
     async def served() -> list[str | None]:
-        dialling = await relays.run(who, "websocket", _wait(dialled), None)
+        dialling = await relays.run(who, "websocket", lambda _: _wait(dialled), None)
         checks.over.set()
-        return [dialling, await relays.run(who, "websocket", anyio.sleep_forever(), None)]
+        return [dialling, await relays.run(who, "websocket", lambda _: anyio.sleep_forever(), None)]
 
     with anyio.fail_after(5):
         task = asyncio.create_task(served())
@@ -96,7 +96,7 @@ async def test_a_relay_that_is_cut_in_its_last_step_takes_its_cancellation_along
             raise PreviewProxyError("upstream_timeout")
 
     async def served() -> None:
-        assert await relays.run(admitted(), "http", last_step(), None) == "signed_out"
+        assert await relays.run(admitted(), "http", lambda _: last_step(), None) == "signed_out"
         await anyio.lowlevel.checkpoint()
 
     task = asyncio.create_task(served())
@@ -118,7 +118,7 @@ async def test_v09_what_does_not_end_when_told_to_is_not_waited_for_for_ever(
                 await finish.wait()
 
     with anyio.fail_after(5):
-        task = asyncio.create_task(relays.run(admitted(), "http", stubborn(), None))
+        task = asyncio.create_task(relays.run(admitted(), "http", lambda _: stubborn(), None))
         await begun.wait()
         await relays.drain(0.01)
         assert "relays that go on 0.01 s after they were told to end: 1" in caplog.text

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -66,6 +68,45 @@ async def test_the_apps_lifespan_happens_and_the_proxy_closes_before_its_shutdow
     sent = await lifespan(PreviewProxyMiddleware(inner, proxy=proxy))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert order == [("lifespan.startup", 0), ("lifespan.shutdown", 1)]
+
+
+on_trio = pytest.mark.parametrize("anyio_backend", ["trio"])
+
+
+@on_trio
+@pytest.mark.parametrize("alone", [True, False])
+async def test_on_trio_the_pool_refuses_to_start_and_says_what_does(alone: bool) -> None:
+    proxy = PreviewProxy(router=PATTERN, provider=Static({}), authorize=owner_only, tickets=Tickets(SECRET, [APP]))
+    app = proxy if alone else PreviewProxyMiddleware(Starlette(), proxy=proxy)
+    answer = await call(app, {"type": "lifespan"}, {"type": "lifespan.startup"})
+    (said,) = answer.messages
+    assert said["type"] == "lifespan.startup.failed"
+    assert "transport=httpx.AsyncHTTPTransport" in said["message"]
+
+
+@on_trio
+async def test_on_trio_the_proxy_starts_and_closes_with_a_transport_that_runs_there() -> None:
+    provider = Closable({})
+    proxy = PreviewProxy(
+        router=PATTERN,
+        provider=provider,
+        authorize=owner_only,
+        tickets=Tickets(SECRET, [APP]),
+        transport=httpx.AsyncHTTPTransport(trust_env=False),
+    )
+    assert await lifespan(proxy) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert provider.closed == 1
+
+
+@on_trio
+async def test_on_trio_a_request_for_the_pool_is_refused_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    door = Door()
+    door.proxy._transport = pool.UpstreamPool()
+    answer = await door.knock("http", gate_cookie(door.gate()))
+    assert answer.status == 500
+    assert "transport=httpx.AsyncHTTPTransport" in caplog.text
 
 
 async def test_as_a_context_the_proxy_closes_what_it_holds() -> None:

@@ -173,7 +173,8 @@ async def world(
         setting = replace(setting, **(told or {}))
         if isinstance(serve, Apart):
             assert not options, "another process cannot be told of these"
-            setting = replace(setting, limits=asdict(policy.limits) if policy else {})
+            limits = asdict(policy.limits) if policy else {}
+            setting = replace(setting, limits=limits, transport=(told or {}).get("transport", serve.transport))
             running: AbstractAsyncContextManager[None] = serve.serving(setting, listener)
             company = build(replace(setting, observed=False))
         else:

@@ -9,7 +9,6 @@ Each request asks here, so what is fresh costs one look-up.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -159,7 +158,7 @@ class TargetCache:
         if not self._pace.take(self._clock()):
             return ProviderError("provider_busy", detail="mints_per_minute is used up", retry_after=5)
         try:
-            async with asyncio.timeout(self._timeout):
+            with anyio.fail_after(self._timeout):
                 target = await self._provider.resolve(preview)
         except PreviewProxyError as error:
             error.__cause__ = error.__context__ = None  # a request with its credential, in an httpx error's frames
@@ -177,15 +176,17 @@ class TargetCache:
         await self._flights.aclose()
         if not revoke or not isinstance(self._provider, SupportsRevoke):
             return
-        now, one_of_few = self._clock(), asyncio.Semaphore(REVOKED_AT_ONCE)
+        now, one_of_few = self._clock(), anyio.CapacityLimiter(REVOKED_AT_ONCE)
         held = [held for held in (*self._held.values(), *self._replaced) if held.holds(now)]
         with anyio.move_on_after(self._timeout):
-            await asyncio.gather(*(self._revoke(self._provider, each, one_of_few) for each in held))
+            async with anyio.create_task_group() as group:
+                for each in held:
+                    group.start_soon(self._revoke, self._provider, each, one_of_few)
         if left := sum(each.status != "revoked" for each in held):
             logger.warning("%d of %d targets were not revoked; they end when they expire", left, len(held))
 
     @staticmethod
-    async def _revoke(provider: SupportsRevoke, held: Holding, one_of_few: asyncio.Semaphore) -> None:
+    async def _revoke(provider: SupportsRevoke, held: Holding, one_of_few: anyio.CapacityLimiter) -> None:
         async with one_of_few:
             with suppress(Exception):  # it is counted
                 await provider.revoke(held.preview, held.target)

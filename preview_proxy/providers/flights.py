@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
+
+from preview_proxy import event_loop
+from preview_proxy.errors import PreviewProxyError
+from preview_proxy.event_loop import Task
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -14,31 +17,50 @@ class Flights(Generic[K, V]):
     """Calls under way, one for each key. Each has a task of its own, so whoever asked first may leave."""
 
     def __init__(self) -> None:
-        self._tasks: dict[K, asyncio.Task[V]] = {}
+        self._under_way: dict[K, _Flight[V]] = {}
 
     def __contains__(self, key: K) -> bool:
-        return key in self._tasks
+        return key in self._under_way
 
     def start(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> None:
         """Begin `call`, unless one for `key` is under way. It must not raise."""
-        if key not in self._tasks:
-            self._tasks[key] = asyncio.get_running_loop().create_task(self._fly(key, call))
+        if key not in self._under_way:
+            flight: _Flight[V] = _Flight()
+            self._under_way[key] = flight
+            flight.task = event_loop.running().spawn(self._fly(key, call, flight))
 
     async def join(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """The outcome of the call for `key`, which is begun if there is none."""
-        self.start(key, call)
-        return await asyncio.shield(self._tasks[key])
+        """The outcome of the call for `key`, which is begun if there is none.
 
-    async def _fly(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        Raises ``shutting_down`` where `aclose` ends it.
+        """
+        self.start(key, call)
+        flight = self._under_way[key]
+        await flight.task.wait()
+        if not flight.outcome:
+            raise PreviewProxyError("shutting_down", detail="the call was cancelled")
+        return flight.outcome[0]
+
+    async def _fly(self, key: K, call: Callable[[], Coroutine[Any, Any, V]], flight: _Flight[V]) -> None:
         try:
-            return await call()
+            flight.outcome.append(await call())
         finally:
-            self._tasks.pop(key, None)
+            self._under_way.pop(key, None)
 
     async def aclose(self) -> None:
         """Cancel what is under way, and wait for its end."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()  # one that has not begun cannot do it itself
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        flights = list(self._under_way.values())
+        self._under_way.clear()  # one that has not begun cannot do it itself
+        for flight in flights:
+            flight.task.cancel()
+        for flight in flights:
+            await flight.task.wait()
+
+
+class _Flight(Generic[V]):
+    """A call, and what came of it: nothing, if it was cancelled."""
+
+    task: Task
+
+    def __init__(self) -> None:
+        self.outcome: list[V] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
+
+import anyio
 
 from preview_proxy.core.models import Preview
 from preview_proxy.errors import PreviewProxyError
@@ -50,7 +51,7 @@ async def mint_shared(
     try:
         found = await _other(shared, preview, known)
         while found is None and (token := await shared.lock(preview, seconds + 5)) is None:
-            await asyncio.sleep(POLL)
+            await anyio.sleep(POLL)
             found = await _other(shared, preview, known)
         if token is not None:  # it may have been minted between our look and our lock
             found = await _other(shared, preview, known)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 from functools import partial
+
+import anyio
 
 from preview_proxy.core.models import Inbound, Preview
 from preview_proxy.core.recent import Recent
@@ -48,7 +49,7 @@ class Wakes:
         self._asked.put(preview, True, self._clock() + MINT_INTERVAL)
         failure: object
         try:
-            async with asyncio.timeout(self._timeout):
+            with anyio.fail_after(self._timeout):
                 await provider.wake(preview)
             return True
         except TimeoutError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 import anyio
@@ -76,16 +76,28 @@ class Lease(Explains, Protocol):
         ...
 
 
+Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
+
+
+class UnderWay(Protocol):
+    """The relay that an operation is part of."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """What cut it short, if anything did."""
+        ...
+
+
 class Run(Protocol):
     """Awaits an operation while the visitor may leave; what cut it short, if anything did."""
 
     async def __call__(
         self,
         kind: Literal["http", "websocket"],
-        operation: Awaitable[None],
+        operation: Callable[[UnderWay], Awaitable[None]],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
-    ) -> Literal["left", "drained", "revoked", "signed_out", "unchecked"] | None: ...
+    ) -> Cut | None: ...
 
 
 # What ends a relay before its time, as the failure that its visitor is told of.

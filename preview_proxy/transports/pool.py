@@ -18,6 +18,7 @@ import httpx
 from preview_proxy.core.certificates import certificate_matches
 from preview_proxy.core.models import Origin
 from preview_proxy.core.policy import Limits
+from preview_proxy.errors import PreviewProxyError
 from preview_proxy.transports.connection import Connection
 from preview_proxy.transports.dial import dial
 from preview_proxy.transports.request import UpstreamRequest
@@ -27,6 +28,11 @@ KEEPALIVE = 15.0  # seconds; shorter than what dev servers' front ends keep, so 
 SWEEP = 0.25
 # RFC 9110 §9.2.2: may be sent again if the connection broke before anything of an answer came
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+NEEDS_ASYNCIO = (
+    "The connection pool of preview_proxy runs on asyncio only. "
+    "On trio give PreviewProxy(transport=httpx.AsyncHTTPTransport(trust_env=False))."
+)
 
 Key = bytes
 
@@ -83,8 +89,12 @@ class UpstreamPool(httpx.AsyncBaseTransport):
 
     async def send(self, request: UpstreamRequest) -> PooledResponse:
         """The same for a planned request."""
-        if self._loop is not asyncio.get_running_loop():
-            self._move()
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            raise PreviewProxyError(detail=NEEDS_ASYNCIO) from None
+        if self._loop is not running:
+            self._move(running)
         line = self._lines.get(request.outbound.endpoint.scope)
         connection = self._idle(line) if line is not None else None
         if connection is not None:
@@ -108,9 +118,9 @@ class UpstreamPool(httpx.AsyncBaseTransport):
             raise
         return response
 
-    def _move(self) -> None:
+    def _move(self, running: asyncio.AbstractEventLoop) -> None:
         """Start anew on the running event loop. Connections of another one are lost with it."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = running
         self._lines, self._connections, self._sweeping = {}, {}, None
 
     @staticmethod

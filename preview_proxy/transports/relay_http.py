@@ -6,8 +6,8 @@ request with it. An upstream that fails in mid-body aborts the response; it is n
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Container
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ import anyio
 import httpx
 from starlette.types import Receive, Send
 
+from preview_proxy import event_loop
 from preview_proxy.core.cross_site import SAFE_METHODS
 from preview_proxy.core.models import Inbound, RawHeaders, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_early_hint, plan_request, plan_response, plan_trailers
@@ -25,7 +26,17 @@ from preview_proxy.errors import (
     PreviewProxyError,
     from_rejected,
 )
-from preview_proxy.transports.exchange import ClientGone, Lease, Run, Upstream, cut_short, explanation, translate
+from preview_proxy.event_loop import Task
+from preview_proxy.transports.exchange import (
+    ClientGone,
+    Lease,
+    Run,
+    UnderWay,
+    Upstream,
+    cut_short,
+    explanation,
+    translate,
+)
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 
 # ASGI extensions of those names
@@ -89,9 +100,9 @@ class _Relay:
     send: Send
     offers: Container[str]
     started: bool = False
-    hints: list[asyncio.Task[None]] = field(default_factory=list)
+    hints: list[Task] = field(default_factory=list)
 
-    async def run(self) -> None:
+    async def run(self, _: UnderWay) -> None:
         response, route = await self._ask()
         try:
             await self._answer(response, route)
@@ -121,7 +132,7 @@ class _Relay:
                 return response, route
             await response.aclose()
             if self._may_wait(error) and not cured:
-                await asyncio.sleep(error.retry_after or 0)
+                await anyio.sleep(error.retry_after or 0)
             # cured also for a body that cannot be sent again: the next request is served
             elif not await self.lease.cure(error) or cured or (self.body is not None and self.body.started):
                 raise error
@@ -136,8 +147,11 @@ class _Relay:
     def _inform(self, route: Route, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Pass a 103 on (RFC 8297). It comes by callback, so a task sends it; the response waits for that."""
         if status == 103 and (links := plan_early_hint(tuple(headers), route, self.rules)):
-            hint = self.send({"type": EARLY_HINT, "links": links})
-            self.hints.append(asyncio.ensure_future(hint))
+            self.hints.append(event_loop.running().spawn(self._hint(links)))
+
+    async def _hint(self, links: list[bytes]) -> None:
+        with suppress(ClientGone):  # the response will find that too
+            await self.send({"type": EARLY_HINT, "links": links})
 
     async def _answer(self, response: UpstreamResponse, route: Route) -> None:
         headers = tuple(response.raw_headers)
@@ -145,7 +159,7 @@ class _Relay:
         navigates = status == 401 and self.inbound.values(b"sec-fetch-mode") == [b"navigate"]
         reply = plan_response(self.inbound.method, status, headers, route, self.rules, navigates=navigates)
         for hint in self.hints:
-            await hint
+            await hint.wait()
         self.started = True
         start = {"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)}
         if TRAILERS in self.offers and any(name == b"trailer" for name, _ in headers):
@@ -193,7 +207,7 @@ async def relay_http(
     relay = _Relay(inbound, lease, rules, transport, body, send, offers)
     failure: PreviewProxyError | None = None
     try:
-        failure = cut_short(await run("http", relay.run(), receive, body.over if body else None))
+        failure = cut_short(await run("http", relay.run, receive, body.over if body else None))
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except ClientGone:

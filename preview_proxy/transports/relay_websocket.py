@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 from base64 import b64encode
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
+import anyio
 from starlette.types import Message, Receive, Send
 
+from preview_proxy import event_loop
 from preview_proxy.core.models import Accept, Inbound, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
-from preview_proxy.transports.exchange import Lease, Run, Upstream, cut_short, explanation, translate
+from preview_proxy.transports.exchange import Lease, Run, UnderWay, Upstream, cut_short, explanation, translate
 from preview_proxy.transports.relay_http import Aborted
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
 from preview_proxy.transports.upgraded import Upgraded
@@ -50,7 +53,7 @@ async def relay_websocket(
     dialling = _Dialling(inbound, lease, rules, transport)
     failure: PreviewProxyError | None = None
     try:
-        failure = cut_short(await run("websocket", dialling.run(), receive))
+        failure = cut_short(await run("websocket", dialling.run, receive))
     except Rejected as rejected:
         failure = from_rejected(rejected)
     except Exception as error:
@@ -61,10 +64,8 @@ async def relay_websocket(
         if failure is not None:
             raise failure
         if dialling.accept is not None and response is not None:
-            relaying = _relay(response, dialling.accept, dialling, receive, send)
+            relaying = partial(_relay, response, dialling.accept, dialling, receive, send)
             cut = await run("websocket", relaying, None)
-            if dialling.untold and cut is not None:
-                await _bid_farewell(send, *_closing(cut))
             if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
                 raise Aborted(ended)
         elif dialling.refusal is not None:
@@ -87,10 +88,8 @@ class _Dialling:
     max_age: float | None = None
     refusal: Reply | None = None
     body: bytes = b""
-    untold: bool = False
-    """Whether the visitor of an open WebSocket has still to be told why it was cut short."""
 
-    async def run(self) -> None:
+    async def run(self, _: UnderWay) -> None:
         """Leaves `response`, with `accept` for a good 101, else `refusal`. Asks twice at most."""
         cured = False
         key = b64encode(os.urandom(16))
@@ -133,34 +132,27 @@ async def _deny(refusal: Reply, body: bytes, send: Send, can_deny: bool) -> None
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
-async def _relay(response: UpstreamResponse, accept: Accept, dialled: _Dialling, receive: Receive, send: Send) -> None:
-    rules, max_age = dialled.rules, dialled.max_age
+async def _relay(
+    response: UpstreamResponse, accept: Accept, dialled: _Dialling, receive: Receive, send: Send, under_way: UnderWay
+) -> None:
+    limits, max_age = dialled.rules.limits, dialled.max_age
     await send({"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)})
     stream = response.extensions.get("network_stream")
-    upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), rules.limits)
-    down = _Down(upstream, send)
+    upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), limits)
+    down = _Down(upstream, send, under_way)
     try:
-        try:
-            async with asyncio.timeout(None if max_age is None else max_age * FULL_AGE):
-                closing = await _pump_up(upstream, receive, send, rules.limits.message_bytes)
-        except TimeoutError:  # before upstream breaks it off: clients take a close for a reason to connect again
-            down.task.cancel()
-            closing = await _bid_farewell(send, 1012, "reconnect")
+        pumping = _pump_up(upstream, receive, send, limits.message_bytes)
+        closing = await down.interruption.run(pumping if max_age is None else _reconnect(pumping, max_age, down, send))
+        if closing is None:  # upstream has closed. Only now: granian cannot close while `receive` is awaited
+            code, reason = down.closing
+            await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+            return await _leave(receive)
         down.task.cancel()
         upstream.close(*closing)
         await upstream.wait_closed()
-    except asyncio.CancelledError as cancelled:
-        if down.is_done():  # only now: granian cannot close while `receive` is awaited
-            code, reason = down.closing
-            await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
-            await _leave(receive)
-            return
+    except anyio.get_cancelled_exc_class():
         down.task.cancel()  # first of all: nothing passes any more
-        if down.stopped and not cancelled.args:  # of two cancellations at once only the first one's word arrives
-            dialled.untold = True
-            raise
-        # a server cancels without a word: it stops
-        code, reason = _closing(cancelled.args[0] if cancelled.args else "drained")
+        code, reason = _closing(under_way.cut or "drained")  # a server cancels without a word: it stops
         upstream.close(code, "")
         await _bid_farewell(send, code, reason)
         raise
@@ -169,11 +161,18 @@ async def _relay(response: UpstreamResponse, accept: Accept, dialled: _Dialling,
         await upstream.aclose()
 
 
+async def _reconnect(pumping: Awaitable[tuple[int, str]], max_age: float, down: _Down, send: Send) -> tuple[int, str]:
+    """Pump, and close before upstream breaks it off: clients take a close for a reason to connect again."""
+    with anyio.move_on_after(max_age * FULL_AGE):
+        return await pumping
+    down.task.cancel()
+    return await _bid_farewell(send, 1012, "reconnect")
+
+
 async def _bid_farewell(send: Send, code: int, reason: str) -> tuple[int, str]:
     """Close downstream, in bounded time: the visitor may not read. How to close upstream then."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+        await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
     return code, ""
 
 
@@ -190,32 +189,26 @@ def _closing(cut: str | None) -> tuple[int, str]:
 class _Down:
     """From upstream to the visitor, in a task of its own; it ends the other direction when upstream has closed."""
 
-    def __init__(self, upstream: WebSocketStream, send: Send) -> None:
-        main = asyncio.current_task()
-        assert main is not None  # noqa: S101 - ASGI servers on asyncio call apps in a task
-        self._main = main
+    def __init__(self, upstream: WebSocketStream, send: Send, under_way: UnderWay) -> None:
         self._upstream = upstream
         self._send = send
+        self._under_way = under_way
         self.closing = (1000, "")
-        self.stopped = False
-        self.task = asyncio.get_running_loop().create_task(self._pump())
+        loop = event_loop.running()
+        self.interruption = loop.interruption()
+        self.task = loop.spawn(self._pump())
 
     async def _pump(self) -> None:
         try:
             while not isinstance(message := await self._upstream.receive(), Closed):
-                if self._main.cancelling():
+                if self._under_way.cut is not None:
                     return  # it has been decided that nothing passes any more
                 key = "text" if isinstance(message, str) else "bytes"
                 await self._send({"type": "websocket.send", key: message})
         except GONE:
             return  # the other direction is told how the visitor closed
         self.closing = outgoing_close(message.code, message.reason)
-        self.stopped = True
-        self._main.cancel()
-
-    def is_done(self) -> bool:
-        """Whether it was this that cancelled the main task; if so the cancellation is used up."""
-        return self.stopped and self._main.uncancel() == 0
+        self.interruption.interrupt()
 
 
 async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limit: int) -> tuple[int, str]:
@@ -233,7 +226,7 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
             return 1009, ""
         if not await upstream.send(content):
             # upstream may have said why it closed; give the other pump the time to read it
-            await asyncio.sleep(GRACE)
+            await anyio.sleep(GRACE)
             await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
             await _leave(receive)
             return 1011, ""
@@ -241,10 +234,9 @@ async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limi
 
 async def _leave(receive: Receive) -> None:
     """Take what the visitor still sends, for a second: hypercorn reads no close behind messages that nobody takes."""
-    with suppress(TimeoutError, OSError, RuntimeError):
-        async with asyncio.timeout(CLOSE_TIMEOUT):
-            while (await receive())["type"] != "websocket.disconnect":
-                pass
+    with suppress(*GONE), anyio.move_on_after(CLOSE_TIMEOUT):
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
 
 
 def _size(content: str | bytes) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import anyio
+
+from preview_proxy import event_loop
 from preview_proxy.core.frames import (
     BINARY,
     CLOSE,
@@ -22,6 +25,7 @@ from preview_proxy.core.frames import (
     header,
 )
 from preview_proxy.core.policy import Limits
+from preview_proxy.event_loop import Signal, Task, Waiter
 from preview_proxy.transports.masking import apply_mask, new_key
 
 READ_SIZE = 64 * 1024
@@ -69,10 +73,10 @@ class WebSocketStream:
         self._queued = 0
         self._paused = False
         self._pongs = 0  # sent while the stream was blocked
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._close_sent = False
         self._closed: Closed | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = event_loop.running()
         self._heard, self._pinged = True, False
         self._listening = self._loop.call_later(SILENCE, self._listen)
         self._controls, self._second = 0, 0.0
@@ -119,7 +123,7 @@ class WebSocketStream:
 
     def _is_flooded(self) -> bool:
         """Count a control frame; whether they are too many."""
-        now = self._loop.time()
+        now = time.monotonic()
         if now - self._second >= 1:
             self._controls, self._second = 0, now
         self._controls += 1
@@ -144,7 +148,7 @@ class WebSocketStream:
         if not self._queue:
             if self._closed is not None:
                 return self._closed
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            waiter = self._waiter = self._loop.waiter()
             try:
                 await waiter
             finally:
@@ -162,10 +166,9 @@ class WebSocketStream:
         """Send a whole message; False when the stream is closed, broken, or takes longer than `write_timeout`."""
         sent = self._write(TEXT, message.encode()) if isinstance(message, str) else self._write(BINARY, message)
         if sent and self._stream.is_blocked:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._write_timeout):
-                    await self._stream.drain()
-                    return True
+            with anyio.move_on_after(self._write_timeout):
+                await self._stream.drain()
+                return True
             self._stream.abort()
             return False
         return sent
@@ -189,18 +192,16 @@ class WebSocketStream:
     async def aclose(self) -> None:
         """Drop the connection, once what was sent has gone out or a second has passed."""
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self._stream.drain()
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._stream.drain()
         finally:
             self.abort()
 
     async def wait_closed(self) -> None:
         """Read on until the peer has closed, for a second at most: unread bytes would turn our close into a reset."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                while not isinstance(await self.receive(), Closed):
-                    pass
+        with anyio.move_on_after(CLOSE_TIMEOUT):
+            while not isinstance(await self.receive(), Closed):
+                pass
 
 
 class PulledStream:
@@ -209,11 +210,10 @@ class PulledStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._outgoing: deque[bytes] = deque()
-        self._open = asyncio.Event()
-        self._open.set()
-        self._writable = asyncio.Event()
-        self._written = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._open = Signal(is_set=True)
+        self._writable = Signal()
+        self._written = Signal()
+        self._tasks: list[Task] = []
         self._gone = False
 
     @property
@@ -221,8 +221,8 @@ class PulledStream:
         return bool(self._outgoing)
 
     def attach(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._pull(receive, end)), loop.create_task(self._push())]
+        loop = event_loop.running()
+        self._tasks = [loop.spawn(self._pull(receive, end)), loop.spawn(self._push())]
 
     async def _pull(self, receive: Callable[[bytes], None], end: Callable[[], None]) -> None:
         with suppress(Exception):

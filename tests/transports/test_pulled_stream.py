@@ -15,6 +15,11 @@ from tests.transports.test_websocket_stream import LIMITS, frame, frames, receiv
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 class NetworkStream:
     """What httpx's ``network_stream`` is: `said` is read from it, and `writes` block while `is_stuck`."""
 
