@@ -37,6 +37,11 @@ _WRITES_ON = "socket.send() raised exception."
 ALARMS = ("Traceback", "Warning:", "was never", "xception", "panicked", "Task was destroyed")
 """What Python and the servers say of an error that nobody expected, or of something left open."""
 
+# httpcore leaves generators to the collector, and trio complains of each; `ForeignResponse` closes httpx's.
+_GENERATORS = re.compile(
+    r".*ResourceWarning: Async generator 'httpcore\..*\n(?:  .*\n)*(?:ResourceWarning: Enable.*\n)?"
+)
+
 # granian cancels the tasks of the connections that it cuts as it stops, and reports each as the app's error.
 _CUT_SHORT = re.compile(
     r"\[ERROR\] Application callable raised an exception\nTraceback.*\n(?: .*\n)*CancelledError.*\n"
@@ -83,5 +88,5 @@ class Apart:
     @property
     def alarms(self) -> list[str]:
         """Lines that no run should have."""
-        lines = _CUT_SHORT.sub("", self.output).splitlines()
+        lines = _GENERATORS.sub("", _CUT_SHORT.sub("", self.output)).splitlines()
         return [line for line in lines if line != _WRITES_ON and any(word in line for word in ALARMS)]

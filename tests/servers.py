@@ -61,6 +61,7 @@ def _hypercorn_config(listener: socket.socket) -> HypercornConfig:
     config.bind = [f"fd://{listener.detach()}"]  # its connections queue until it is ready
     config.loglevel = "WARNING"
     config.keep_alive_timeout = 2  # the time an unfinished stream of HTTP/2 is left open
+    config.keep_alive_max_requests = 1_000_000  # a test may ask again and again until something has ended
     return config
 
 

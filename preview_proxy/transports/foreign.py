@@ -6,7 +6,7 @@ too, since httpx has none for a response's head.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
 import anyio
@@ -148,4 +148,6 @@ class ForeignResponse(UpstreamResponse):
 
     async def aclose(self) -> None:
         with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), suppress(Exception):
+            if isinstance(self._parts, AsyncGenerator):  # trio complains of one that is left to the collector
+                await self._parts.aclose()
             await self._inner.aclose()

@@ -147,17 +147,17 @@ async def _relay(
             code, reason = down.closing
             await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
             return await _leave(receive)
-        down.task.cancel()
+        down.stop()
         upstream.close(*closing)
         await upstream.wait_closed()
     except anyio.get_cancelled_exc_class():
-        down.task.cancel()  # first of all: nothing passes any more
+        down.stop()  # first of all: nothing passes any more
         code, reason = _closing(under_way.cut or "drained")  # a server cancels without a word: it stops
         upstream.close(code, "")
         await _bid_farewell(send, code, reason)
         raise
     finally:
-        down.task.cancel()
+        down.stop()
         await upstream.aclose()
 
 
@@ -165,7 +165,7 @@ async def _reconnect(pumping: Awaitable[tuple[int, str]], max_age: float, down: 
     """Pump, and close before upstream breaks it off: clients take a close for a reason to connect again."""
     with anyio.move_on_after(max_age * FULL_AGE):
         return await pumping
-    down.task.cancel()
+    down.stop()
     return await _bid_farewell(send, 1012, "reconnect")
 
 
@@ -194,15 +194,21 @@ class _Down:
         self._send = send
         self._under_way = under_way
         self.closing = (1000, "")
+        self._stopped = False
         loop = event_loop.running()
         self.interruption = loop.interruption()
-        self.task = loop.spawn(self._pump())
+        self._task = loop.spawn(self._pump())
+
+    def stop(self) -> None:
+        """Let nothing pass any more."""
+        self._stopped = True  # its next message may be on the way to it already
+        self._task.cancel()
 
     async def _pump(self) -> None:
         try:
             while not isinstance(message := await self._upstream.receive(), Closed):
-                if self._under_way.cut is not None:
-                    return  # it has been decided that nothing passes any more
+                if self._stopped or self._under_way.cut is not None:
+                    return
                 key = "text" if isinstance(message, str) else "bytes"
                 await self._send({"type": "websocket.send", key: message})
         except GONE:

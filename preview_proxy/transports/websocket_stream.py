@@ -145,7 +145,7 @@ class WebSocketStream:
 
     async def receive(self) -> str | bytes | Closed:
         """The next whole message, or how the stream ended; pings are answered on the way."""
-        if not self._queue:
+        while not self._queue:  # on trio another that was cancelled may still take what both waited for
             if self._closed is not None:
                 return self._closed
             waiter = self._waiter = self._loop.waiter()

@@ -11,7 +11,8 @@ from tests.nginx import nginx
 from tests.servers import HTTP_SERVERS
 from tests.world import World, world
 
-FRONTS = {**HTTP_SERVERS, "nginx": nginx}
+# on trio upstream is read by httpx's parser, which takes more than ours
+FRONTS = {**{name: server for name, server in HTTP_SERVERS.items() if name != "trio"}, "nginx": nginx}
 
 
 @pytest.fixture(scope="module")

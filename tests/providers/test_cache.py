@@ -313,10 +313,14 @@ async def test_a_provider_that_cannot_revoke_is_not_asked(cache: TargetCache) ->
 
 
 async def test_closing_ends_what_is_under_way(cache: TargetCache, mints: Mints) -> None:
+    async def ask() -> None:
+        with pytest.raises(PreviewProxyError, match="shutting_down"):
+            await cache.get(PREVIEW)
+
     mints.close_gate()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
-            group.start_soon(cache.get, PREVIEW)
+            group.start_soon(ask)
             await mints.started.wait()
             await cache.aclose()
     assert mints.count == 1

@@ -46,9 +46,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module", params=["websockets-sansio", "wsproto", "httpx", "trio"])
+@pytest.fixture(scope="module", params=["websockets-sansio", "wsproto", "httpx"])
 async def w(request: pytest.FixtureRequest, anyio_backend: str) -> AsyncIterator[World]:
-    """Two of uvicorn's WebSocket protocols over our own pool, and httpx's transport in its place, also on trio."""
+    """Two of uvicorn's WebSocket protocols over our own pool, and httpx's transport in the pool's place."""
     policy = Policy(limits=Limits(message_bytes=LIMIT, handshakes_per_minute=1_000_000))
     if request.param == "httpx":
         async with world(policy=policy, transport=httpx.AsyncHTTPTransport(trust_env=False)) as made:
