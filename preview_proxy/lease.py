@@ -75,11 +75,14 @@ class TargetLease(Edge):
         preview, public = self._routed
         if not self._is_trial:
             self._is_trial = self._breaker.enter(preview)
-        try:
-            held = self._held = await self._hold()
-        except PreviewProxyError as error:
-            self._breaker.failed(preview, error)
-            raise
+        held = self._cache.fresh(preview)
+        if held is None:
+            try:
+                held = await self._hold()
+            except PreviewProxyError as error:
+                self._breaker.failed(preview, error)
+                raise
+        self._held = held
         kind = self._inbound.kind
         endpoint = self.endpoint = held.target.http if kind == "http" else held.target.websocket
         if endpoint is None:

@@ -136,10 +136,17 @@ class PreviewProxy:
     async def serve(self, scope: Scope, receive: Receive, send: Send, app: ASGIApp | None) -> None:
         """Answer an ``http`` or ``websocket`` scope of a preview's host; hand any other to `app`, untouched."""
         visit = Visit(scope, receive, send, self._rules.frame_ancestors)
-        answered = await visit.attempt(self._answer(visit, app))
-        if visit.code is not None:
-            self._counts[visit.code] += 1
-        if answered is False and app is not None:
+        failure: Exception | None = None
+        try:
+            if await self._answer(visit, app):
+                return
+        except Exception as error:
+            failure = error
+        if failure is not None:
+            await visit.failed(failure)
+            if visit.code is not None:
+                self._counts[visit.code] += 1
+        elif app is not None:
             await app(scope, receive, send)
 
     async def _answer(self, visit: Visit, app: ASGIApp | None) -> bool:
@@ -175,7 +182,7 @@ class PreviewProxy:
         lease = TargetLease(inbound, routed, self._targets, self._provider, self._breaker, self._wakes, user)
         run = partial(self._live.run, admission)
         self._counts[inbound.kind] += 1
-        ends = inbound, lease, self._rules, self._transport, visit.receive, visit.send, run
+        ends = inbound, lease, self._rules, self._transport, visit.receive, visit.server_send, run
         try:
             if inbound.kind == "http":
                 await relay_http(*ends, offers=visit.scope.get("extensions") or ())

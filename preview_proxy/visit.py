@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TypeVar
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -14,11 +12,9 @@ from preview_proxy.core.models import Preview, RawHeaders, Rejected
 from preview_proxy.core.snapshot import raw_headers
 from preview_proxy.errors import PreviewProxyError, from_rejected
 from preview_proxy.responses import refusal, respond, wants_page
-from preview_proxy.transports.exchange import ClientGone
-from preview_proxy.transports.relay_http import EARLY_HINT, Aborted
+from preview_proxy.transports.relay_http import Aborted
 
 logger = logging.getLogger("preview_proxy")
-T = TypeVar("T")
 
 
 class Visit:
@@ -41,11 +37,9 @@ class Visit:
         self._connected = False
 
     async def send(self, message: Message) -> None:
-        self._started = self._started or message["type"] != EARLY_HINT
-        try:
-            await self.server_send(message)
-        except OSError as gone:  # theirs, not upstream's
-            raise ClientGone from gone
+        """Send a message of our own answer, after which there is no other. Relays raise `Aborted` instead."""
+        self._started = True
+        await self.server_send(message)
 
     @property
     def can_deny(self) -> bool:
@@ -58,19 +52,13 @@ class Visit:
             self._connected = True
             await self.receive()
 
-    async def attempt(self, step: Awaitable[T]) -> T | None:
-        """Do a step of serving; if it fails, refuse the visitor. Nothing escapes: the worker must live."""
-        failure: Exception
-        try:
-            return await step
-        except Exception as error:
-            failure = error
+    async def failed(self, failure: Exception) -> None:
+        """Serving them failed: refuse them. Nothing escapes, for the worker must live."""
         # once the visitor has left, `send` raises OSError by the ASGI spec, and RuntimeError on granian
         with suppress(OSError, RuntimeError):
             await self._refuse(failure)
         # its frames hold `send`, and they hold it: granian closes a connection when the last reference to it goes
         failure.__traceback__ = None
-        return None
 
     async def _refuse(self, failure: Exception) -> None:
         """Tell the visitor. After the response head that is too late: returning unfinished cuts the connection."""
@@ -80,7 +68,7 @@ class Visit:
         self.code = error.code
         request_id = secrets.token_hex(8)
         self._log(error, request_id, failure)
-        if self._started:
+        if self._started or isinstance(failure, Aborted):
             return
         page = self.scope["type"] == "http" and wants_page(self.headers)
         status, headers, body = refusal(error, request_id, page=page, frame_ancestors=self._frame_ancestors)

@@ -98,30 +98,14 @@ async def call(app: ASGIApp, scope: Scope, *incoming: Message) -> Sent:
     return sent
 
 
-async def fails(error: Exception) -> object:
-    raise error
-
-
 def failing(error: Exception, *, preview: Preview | None = None) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(scope, receive, send, b"frame-ancestors https://app.example")
         visit.preview = preview
-        assert await visit.attempt(fails(error)) is None
+        await visit.failed(error)
         assert visit.code is not None
 
     return app
-
-
-async def test_a_step_that_succeeds_gives_its_result() -> None:
-    async def step() -> str:
-        return "done"
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        visit = Visit(scope, receive, send, b"")
-        assert await visit.attempt(step()) == "done"
-        assert visit.code is None
-
-    assert (await call(app, scope_of())).messages == []
 
 
 async def test_h01_the_headers_are_a_copy_that_later_trailers_do_not_reach() -> None:
@@ -136,7 +120,6 @@ async def test_h01_the_headers_are_a_copy_that_later_trailers_do_not_reach() -> 
     [
         (NotFound(), 404, "no_such_preview"),
         (Rejected("bad_target", "why"), 400, "bad_target"),
-        (Aborted(UpstreamProtocol()), 502, "upstream_protocol_error"),
         (RuntimeError("nobody foresaw this"), 500, "internal_error"),
     ],
 )
@@ -218,7 +201,7 @@ async def test_connect_is_taken_once() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(scope, receive, send, b"")
         await visit.connected()
-        await visit.attempt(fails(NotFound()))
+        await visit.failed(NotFound())
 
     answer = await call(app, scope_of("websocket"), {"type": "websocket.connect"})
     assert answer.status == 404
@@ -228,7 +211,7 @@ async def test_after_the_head_a_failure_sends_nothing_more() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(scope, receive, send, b"")
         await visit.send({"type": "http.response.start", "status": 200, "headers": []})
-        await visit.attempt(fails(Aborted(UpstreamProtocol())))
+        await visit.failed(Aborted(UpstreamProtocol()))
 
     assert len((await call(app, scope_of())).messages) == 1
 
@@ -243,11 +226,11 @@ async def test_p22_a_visitor_who_left_is_no_failure_of_ours(kind: str, caplog: p
 
     visit = Visit(scope_of(kind), receive, gone, b"")
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
-        await visit.attempt(visit.send({"type": "whatever"}))
+        await visit.failed(OSError("the client is gone"))
     assert visit.code is None
     assert caplog.records == []
     visit = Visit(scope_of(kind), receive, gone, b"")
-    await visit.attempt(fails(NotFound()))
+    await visit.failed(NotFound())
 
 
 async def test_h22_a_refusal_is_one_record_that_says_what_happened_to_which_preview(
@@ -289,18 +272,3 @@ async def test_h22_only_what_nobody_foresaw_is_logged_with_its_traceback(caplog:
 def test_importing_the_library_sets_up_no_logging() -> None:
     logger = logging.getLogger("preview_proxy")
     assert (logger.handlers, logger.level, logger.propagate) == ([], logging.NOTSET, True)
-
-
-async def test_a_failure_after_an_early_hint_is_still_answered() -> None:
-    sent = Sent()
-
-    async def send(message: Message) -> None:
-        sent.messages.append(message)
-
-    async def hint_and_fail() -> None:
-        await visit.send({"type": "http.response.early_hint", "links": [b"</a>"]})
-        raise UpstreamProtocol
-
-    visit = Visit(scope_of(), None, send, b"")  # type: ignore[arg-type]
-    await visit.attempt(hint_and_fail())
-    assert sent.status == 502

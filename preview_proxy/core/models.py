@@ -192,7 +192,10 @@ class Endpoint:
         """Whether `text` repeats one of the credentials, or what is secret in the host."""
         if isinstance(self.origin, HiddenOrigin) and self.origin.secret.occurs_in(text.lower()):
             return True
-        return any([secret.occurs_in(text) for _, secret in self.credentials])  # noqa: C419 - a list is faster
+        for _, secret in self.credentials:  # noqa: SIM110 - a generator is slower
+            if secret.occurs_in(text):
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -39,6 +41,9 @@ from preview_proxy.core.websocket import check_handshake, offered_subprotocols
 # What web servers and browsers take at least, and one of ours may be behind another.
 MAX_VALUE = 16 * 1024
 
+FIELDS = 256
+"""`Cookie` fields whose filtered form is kept: some megabytes, where visitors fill them."""
+
 # In the user's name everything else is percent-encoded UTF-8, which any server takes (RFC 9110 §5.5).
 _PRINTABLE = bytes(set(range(0x20, 0x7F)) - {0x25}).decode()
 
@@ -53,6 +58,7 @@ class Rules:
     passes: Callable[[bytes], bool]
     usual: frozenset[bytes]
     cookies: ReservedCookies
+    cookie_filter: Callable[[tuple[bytes, ...]], bytes]
     frame_ancestors: bytes
     embedded: bool
     subprotocols_are_private: bool
@@ -90,10 +96,13 @@ def compile_rules(
     frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
     strict = policy.request_headers == "allow-list"
     passes = request_filter([*policy.private_headers, *headers], policy.allowed_headers if strict else None)
+    reserved = ReservedCookies.of([*policy.private_cookies, *cookies])
     return Rules(
         passes=passes,
         usual=frozenset(filter(passes, USUAL_REQUEST)),
-        cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
+        cookies=reserved,
+        # a browser sends the same field again and again
+        cookie_filter=lru_cache(maxsize=FIELDS)(partial(filter_cookies, reserved=reserved)),
         frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
         embedded=bool(frames),
         subprotocols_are_private=not request_filter([*policy.private_headers, *headers])(b"sec-websocket-protocol"),
@@ -174,7 +183,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
             referers.append(pair[1])
         elif rules.passes(name) and name.translate(DASHES) not in not_ours:
             headers.append(pair)
-    if cookies and (kept := filter_cookies(cookies, rules.cookies)):
+    if cookies and (kept := rules.cookie_filter(tuple(cookies))):
         headers.append((b"cookie", kept))
     for referer in referers[:1]:
         headers += [(b"referer", kept) for kept in _referer(referer, route.public)]
@@ -212,14 +221,20 @@ def plan_response(
         raise Rejected("upstream_protocol_error", f"status {status}")
     has_body = method != "HEAD" and status not in _BODILESS
     kept = _response_headers(headers, route, rules)
-    if lengths := [value for name, value in kept if name == b"content-length"]:
-        if status in _BODILESS or b"transfer-encoding" in [name for name, _ in headers]:
+    lengths, types = [], []
+    for name, value in kept:
+        if name == b"content-length":
+            lengths.append(value)
+        elif name == b"content-type":
+            types.append(value)
+    if lengths:
+        if status in _BODILESS or b"transfer-encoding" in dict(headers):
             kept = [pair for pair in kept if pair[0] != b"content-length"]
-        else:
-            _check_length(lengths)
+        elif len(lengths) > 1 or not lengths[0].isdigit():
+            # RFC 9112 §6.3: nobody would know where the next response starts
+            raise Rejected("upstream_protocol_error", "Content-Length is not one number")
     if navigates and status == 401:  # or the browser asks its user for a password, in the name of the host
         kept = [pair for pair in kept if pair[0] != b"www-authenticate"]
-    types = [value for name, value in kept if name == b"content-type"]
     if len(types) != 1 or may_be_page(types[0]):
         kept = _with_added(kept, rules.added)
     kept.append((b"content-security-policy", rules.frame_ancestors))
@@ -263,11 +278,8 @@ def plan_accept(headers: RawHeaders, key: bytes, inbound: Inbound, route: Route,
 
 def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[tuple[bytes, bytes]]:
     names = [name for name, _ in headers]
-    values = b"".join([value for _, value in headers])
-    joined = b"".join(names)
-    _check_head(names, len(joined), values, rules.limits)
-    if len(values) > MAX_VALUE and any(len(value) > MAX_VALUE for _, value in headers):
-        raise Rejected("upstream_protocol_error", f"a header value of more than {MAX_VALUE} bytes")
+    whole = b"".join(chain.from_iterable(headers))
+    _check_head(headers, names, whole, rules.limits)
     usual, hop = USUAL_RESPONSE, nominated(headers) if b"connection" in names else NOTHING
     if not usual.isdisjoint(hop):
         usual -= hop
@@ -284,9 +296,9 @@ def _response_headers(headers: RawHeaders, route: Route, rules: Rules) -> list[t
             kept.append(pair)
         elif (changed := rewrite(pair[1], route, rules)) is not None:
             kept.append((name, changed))
-    if names.count(b"set-cookie") > MAX_SET_COOKIES:
+    if len(kept) > MAX_SET_COOKIES and names.count(b"set-cookie") > MAX_SET_COOKIES:
         kept = _without_excess_cookies(kept)
-    if route.endpoint.leaks(joined + values):
+    if route.endpoint.leaks(whole):
         kept = [pair for pair in kept if not route.endpoint.leaks(b"%s:%s" % pair)]
     return kept
 
@@ -296,23 +308,15 @@ def _without_excess_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[by
     return [pair for place, pair in enumerate(headers) if place not in places]
 
 
-def _check_head(names: list[bytes], length: int, values: bytes, limits: Limits) -> None:
-    """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields.
-
-    `length` is that of all names together.
-    """
-    size = length + len(values)
-    if len(names) > limits.response_header_count or size > limits.response_header_bytes:
-        raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {size} bytes")
-    if not all([is_token(name) for name in names if name not in _KNOWN_RESPONSE]):  # noqa: C419 - a list is faster
+def _check_head(headers: RawHeaders, names: list[bytes], whole: bytes, limits: Limits) -> None:
+    """RFC 9110 §5: what a server on our side could not write, or a browser would read as two fields."""
+    if len(names) > limits.response_header_count or len(whole) > limits.response_header_bytes:
+        raise Rejected("upstream_protocol_error", f"{len(names)} header fields, {len(whole)} bytes")
+    if not _KNOWN_RESPONSE.issuperset(names) and not all(map(is_token, names)):
         raise Rejected("upstream_protocol_error", "a header name is no token")
-    check_controls(values, "upstream_protocol_error")
-
-
-def _check_length(lengths: list[bytes]) -> None:
-    """RFC 9112 §6.3: after two lengths, or one that is no number, nobody knows where the next response starts."""
-    if len(lengths) > 1 or not lengths[0].isdigit():
-        raise Rejected("upstream_protocol_error", "Content-Length is not one number")
+    if len(whole) > MAX_VALUE and any(len(value) > MAX_VALUE for _, value in headers):
+        raise Rejected("upstream_protocol_error", f"a header value of more than {MAX_VALUE} bytes")
+    check_controls(whole, "upstream_protocol_error")
 
 
 def _url(value: bytes, route: Route, rules: Rules) -> bytes | None:

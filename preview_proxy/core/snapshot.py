@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ _PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*\Z")
 _QUERY = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]*\Z")
 # HTTP/2 and 3 frame bodies below what headers say; granian calls HTTP/1.0 "1"
 _WITHOUT_FRAMES = ("1", "1.0", "1.1")
-_FRAMING = (b"content-length", b"transfer-encoding")
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _LENGTH = re.compile(rb"[0-9]{1,19}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _BYTES = {bytes}
@@ -34,9 +35,8 @@ _SAFE = "/:@!$&'()*+,;=~-._"
 def raw_headers(scope: Mapping[str, Any]) -> RawHeaders:
     """A copy of the scope's header fields. Take it first: uvicorn appends trailers to the live list."""
     pairs = tuple(map(tuple, scope["headers"]))
-    names = [name for name, _ in pairs]
-    if set(map(type, names)) == _BYTES == set(map(type, [value for _, value in pairs])):
-        joined = b"\n".join(names)
+    if set(map(type, chain.from_iterable(pairs))) == _BYTES:
+        joined = b"\n".join([name for name, _ in pairs])
         if joined == joined.lower():  # as the ASGI spec has it, and all servers send it
             return pairs
     return tuple([(bytes(name).lower(), bytes(value)) for name, value in pairs])
@@ -66,22 +66,16 @@ def snapshot(scope: Mapping[str, Any], headers: RawHeaders, authority: str, limi
     method = scope["method"] if kind == "http" else "GET"
     if method not in _USUAL:
         check_method(method)
-    names = [name for name, _ in headers]
-    values = b"".join([value for _, value in headers])
-    size = len(b"".join(names)) + len(values)
-    if len(names) > limits.header_count or size > limits.header_bytes:  # RFC 6585 §5
-        raise Rejected("headers_too_large", f"{len(names)} fields, {size} bytes")
-    check_controls(values, "bad_header")
+    whole = b"".join(chain.from_iterable(headers))
+    if len(headers) > limits.header_count or len(whole) > limits.header_bytes:  # RFC 6585 §5
+        raise Rejected("headers_too_large", f"{len(headers)} fields, {len(whole)} bytes")
+    check_controls(whole, "bad_header")
     path, query = origin_form(scope)
     if len(path) > limits.path_bytes or len(query) > limits.query_bytes:
         raise Rejected("target_too_long", f"{len(path)} bytes of path, {len(query)} of query")
     version = scope.get("http_version", "1.1")
-    has_body, length = False, None
-    if kind == "http" and (
-        b"content-length" in names or b"transfer-encoding" in names or version not in _WITHOUT_FRAMES
-    ):
-        has_body, length = body_framing(headers, method, version)
-    if has_body and b"upgrade" in names:
+    has_body, length = body_framing(headers, method, version) if kind == "http" else (False, None)
+    if has_body:
         check_upgrade(headers)
     client = scope.get("client")
     return Inbound(
@@ -129,7 +123,10 @@ def _without_prefix(path: bytes, prefix: bytes) -> bytes:
 
 def body_framing(headers: RawHeaders, method: str, version: str) -> tuple[bool, int | None]:
     """(has a body, its declared length). Two statements of the length are `Rejected("bad_framing")` (RFC 9112 §6.3)."""
-    framing = [(name, value) for name, value in headers if name in _FRAMING]
+    framing = [pair for pair in headers if pair[0] in _FRAMING]
+    if not framing:
+        # HTTP/2 and 3 frame a body without either field (RFC 9113 §8.1.1)
+        return version not in _WITHOUT_FRAMES and method not in ("GET", "HEAD"), None
     lengths = [value for name, value in framing if name == b"content-length"]
     codings = [value for name, value in framing if name == b"transfer-encoding"]
     if len(lengths) + len(codings) > 1:
@@ -138,12 +135,9 @@ def body_framing(headers: RawHeaders, method: str, version: str) -> tuple[bool, 
         if codings[0].strip(b" \t").lower() != b"chunked" or version != "1.1":
             raise Rejected("bad_framing", "a transfer coding other than chunked on HTTP/1.1")
         return True, None
-    if lengths:
-        if not _LENGTH.match(lengths[0]):
-            raise Rejected("bad_framing", "Content-Length is not a number")
-        return lengths[0].strip(b"0") != b"", int(lengths[0])
-    # HTTP/2 and 3 frame a body without either field (RFC 9113 §8.1.1)
-    return version not in _WITHOUT_FRAMES and method not in ("GET", "HEAD"), None
+    if not _LENGTH.match(lengths[0]):
+        raise Rejected("bad_framing", "Content-Length is not a number")
+    return lengths[0].strip(b"0") != b"", int(lengths[0])
 
 
 def check_upgrade(headers: RawHeaders) -> None:

@@ -68,19 +68,22 @@ class TargetCache:
             if held.preview.machine == machine:
                 held.end("ended")
 
+    def fresh(self, preview: Preview) -> Holding | None:
+        """The target for `preview`, where it is known and needs no renewal yet."""
+        held = self._held.get(preview)
+        return held if held is not None and self._clock() < held.renew_at else None
+
     async def get(self, preview: Preview) -> Holding:
         """The target for `preview`, from memory, from another worker or from the provider.
 
         Raises what the provider raised if that is a `PreviewProxyError`, and `ProviderError` for anything else.
         """
+        if (held := self.fresh(preview)) is not None:
+            return held
         held = self._held.get(preview)
-        if held is not None:
-            now = self._clock()
-            if now < held.renew_at:
-                return held
-            if held.holds(now):
-                self._flights.start(preview, partial(self._fly, preview, held))
-                return held
+        if held is not None and held.holds(self._clock()):
+            self._flights.start(preview, partial(self._fly, preview, held))
+            return held
         outcome = await self._flights.join(preview, partial(self._fly, preview, held))
         if isinstance(outcome, PreviewProxyError):
             # Without the traceback, which many waiters share and which holds the provider's frames.

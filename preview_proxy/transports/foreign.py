@@ -15,6 +15,7 @@ import httpx
 from preview_proxy.core.policy import Limits
 from preview_proxy.errors import BadRequest
 from preview_proxy.sealed import SealedRequest
+from preview_proxy.transports.exchange import ClientGone
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 CLOSE_TIMEOUT = 1.0
@@ -28,7 +29,10 @@ class ForeignTransport:
         self._limits = limits
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """The response, its head there. Raises what `inner` raises, and `httpx.ReadTimeout` for a head that is late."""
+        """The response, its head there. Raises what `inner` raises, and `httpx.ReadTimeout` for a head that is late.
+
+        An `OSError` of `inner` becomes httpx's: here that is what `send` raises when the visitor has left.
+        """
         body = _Body(request.body if request.outbound.has_body else None, self._limits.idle_timeout)
         response = await _within(
             self._inner.handle_async_request(_plain(request, body, self._limits)), body, self._limits.head_timeout
@@ -126,8 +130,13 @@ async def _within(sending: object, body: _Body, timeout: float) -> httpx.Respons
             await ForeignResponse(response, None).aclose()
         raise
     if failure is not None:
-        raise failure
+        raise _as_httpx(failure)
     return response
+
+
+def _as_httpx(failure: Exception) -> Exception:
+    ours = isinstance(failure, ClientGone)  # from the visitor's body
+    return httpx.NetworkError(type(failure).__name__) if isinstance(failure, OSError) and not ours else failure
 
 
 class ForeignResponse(UpstreamResponse):
@@ -142,9 +151,13 @@ class ForeignResponse(UpstreamResponse):
     async def read_chunk(self) -> bytes | None:
         if self._parts is None:
             self._parts = aiter(self._inner.stream)  # type: ignore[arg-type]
-        with anyio.move_on_after(self.idle_timeout):
-            return await anext(self._parts, None)
-        raise httpx.ReadTimeout("the body stayed silent")
+        failure: Exception = httpx.ReadTimeout("the body stayed silent")
+        try:
+            with anyio.move_on_after(self.idle_timeout):
+                return await anext(self._parts, None)
+        except Exception as error:
+            failure = _as_httpx(error)
+        raise failure
 
     async def aclose(self) -> None:
         with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), suppress(Exception):

@@ -106,6 +106,8 @@ class _Relay:
         response, route = await self._ask()
         try:
             await self._answer(response, route)
+        except OSError as gone:  # of `send`, by the ASGI spec: what upstream does has httpx's errors
+            raise ClientGone from gone
         finally:
             if not response.is_whole:
                 await response.aclose()
@@ -150,7 +152,7 @@ class _Relay:
             self.hints.append(event_loop.running().spawn(self._hint(links)))
 
     async def _hint(self, links: list[bytes]) -> None:
-        with suppress(ClientGone):  # the response will find that too
+        with suppress(OSError):  # the response will find that too
             await self.send({"type": EARLY_HINT, "links": links})
 
     async def _answer(self, response: UpstreamResponse, route: Route) -> None:

@@ -65,7 +65,10 @@ async def relay_websocket(
             raise failure
         if dialling.accept is not None and response is not None:
             relaying = partial(_relay, response, dialling.accept, dialling, receive, send)
-            cut = await run("websocket", relaying, None)
+            try:
+                cut = await run("websocket", relaying, None)
+            except Exception as error:  # too late for a refusal
+                raise Aborted(PreviewProxyError(detail=type(error).__name__)) from error
             if cut != "drained" and (ended := cut_short(cut)) is not None:  # of those a restart tells
                 raise Aborted(ended)
         elif dialling.refusal is not None:
@@ -136,7 +139,9 @@ async def _relay(
     response: UpstreamResponse, accept: Accept, dialled: _Dialling, receive: Receive, send: Send, under_way: UnderWay
 ) -> None:
     limits, max_age = dialled.rules.limits, dialled.max_age
-    await send({"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)})
+    accepting = {"type": "websocket.accept", "subprotocol": accept.subprotocol, "headers": list(accept.headers)}
+    if not await _send(send, accepting):
+        return
     stream = response.extensions.get("network_stream")
     upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), limits)
     down = _Down(upstream, send, under_way)

@@ -26,14 +26,20 @@ async def w() -> AsyncIterator[World]:
             await response.raw(b"HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
             await response.raw(b"0\r\nX-Sum: 7\r\nSet-Cookie: evil=1\r\nContent-Type: a\r\nX-Nullspace-A: 1\r\n\r\n")
 
+        @made.dev.route("/breaks")
+        async def breaks(_: Request, response: Response) -> None:
+            await response.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n")
+            response.close()
+
         yield made
 
 
-async def ask(w: World, extensions: dict[str, Any]) -> list[dict[str, Any]]:
+async def ask(w: World, extensions: dict[str, Any], path: str = "/both") -> list[dict[str, Any]]:
     """Everything the proxy sends to a server with these extensions."""
     scope = {
-        "type": "http", "method": "GET", "scheme": "http", "http_version": "1.1", "path": "/both", "raw_path": b"/both",
-        "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1), "extensions": extensions,
+        "type": "http", "method": "GET", "scheme": "http", "http_version": "1.1",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "client": ("127.0.0.1", 1), "extensions": extensions,
         "headers": [(b"host", w.host.encode()), (b"cookie", f"pp-development={w.gate}".encode())],
     }  # fmt: skip
     sent: list[dict[str, Any]] = []
@@ -59,6 +65,12 @@ async def test_both_are_passed_on_where_they_are_offered(w: World) -> None:
     assert (start["status"], start["trailers"]) == (200, True)
     assert b"".join(message["body"] for message in body) == b"ok"
     assert trailers == {"type": "http.response.trailers", "headers": [(b"x-sum", b"7")], "more_trailers": False}
+
+
+async def test_a_failure_after_a_hint_is_still_answered(w: World) -> None:
+    hint, start, *_ = await ask(w, BOTH, "/breaks")
+    assert hint["type"] == "http.response.early_hint"
+    assert start["status"] == 502
 
 
 async def test_neither_is_sent_where_it_is_not(w: World) -> None:
