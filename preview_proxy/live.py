@@ -173,6 +173,7 @@ class LiveRelays:
         self._relays.discard(relay)
         if relay.watcher is not None:
             relay.watcher.cancel()
+            relay.watcher = None  # the frames that it was cancelled in have `relay` and what keeps the connection open
         if self._empty is not None and not self._relays:
             self._empty.set()
 

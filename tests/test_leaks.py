@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -19,7 +19,7 @@ import pytest
 from starlette.types import Message
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from preview_proxy import Limits, Policy
+from preview_proxy import Limits, Policy, live
 from preview_proxy.testing import Request, Response, WebSocket
 from tests.abilities import can
 from tests.apart import Apart
@@ -36,26 +36,49 @@ class Connection:
     """A server's end of a visitor, whose last reference closes it, as granian has it."""
 
     def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.first = {"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"}
         self.sent: list[Message] = []
+        self.asked, self.opened, self.left = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def receive(self) -> Message:
         if self.first:
             message, self.first = self.first, {}
             return message
-        await anyio.sleep_forever()
-        raise AssertionError
+        self.asked.set()
+        await self.left.wait()
+        return {"type": f"{self.kind}.disconnect"}
 
     async def send(self, message: Message) -> None:
         self.sent.append(message)
+        self.opened.set()
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def is_closed(last: weakref.ref[Connection]) -> bool:
+    """Whether nothing refers to the connection any more, once tasks that were cancelled have seen it."""
+    await anyio.lowlevel.checkpoint()
+    return last() is None
 
 
 class Failing(Upstream):
-    """A transport that keeps what it has raised, as a response does."""
+    """A transport that keeps what it has raised, as a response does, and may take its time."""
 
     error = httpx.ReadError("gone")
+    ready: anyio.Event | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.ready is not None:
+            await self.ready.wait()
         raise self.error
 
 
@@ -64,18 +87,59 @@ class Failing(Upstream):
 async def test_w13_a_failure_keeps_no_connection_until_the_next_collection(kind: str, is_owner: bool) -> None:
     door = Door(upstream=Failing())
     headers = [(b"origin", b"https://" + HOST.encode()), *gate_cookie(door.gate() if is_owner else b"")]
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collection():
         connection = Connection(kind)
         await door.proxy(scope_of(kind, host=HOST, headers=headers), connection.receive, connection.send)
         assert connection.sent[0]["status"] == (502 if is_owner else 401)
         last = weakref.ref(connection)
         del connection
-        await anyio.lowlevel.checkpoint()
-        assert last() is None
-    finally:
-        gc.enable()
+        assert await is_closed(last)
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_w13_a_visitor_who_was_watched_is_kept_no_longer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PATIENCE", 0.001)
+    upstream = Failing()
+    upstream.ready = anyio.Event()
+    door = Door(upstream=upstream)
+    headers = [(b"origin", b"https://" + HOST.encode()), *gate_cookie(door.gate())]
+    with no_collection():
+        connection = Connection(kind)
+        async with anyio.create_task_group() as group:
+            scope = scope_of(kind, host=HOST, headers=headers)
+            group.start_soon(door.proxy, scope, connection.receive, connection.send)
+            await connection.asked.wait()
+            upstream.ready.set()
+        assert connection.sent[0]["status"] == 502
+        last = weakref.ref(connection)
+        del connection
+        assert await is_closed(last)
+
+
+@pytest.mark.parametrize("end", ["the visitor leaves", "upstream closes", "access ends"])
+@pytest.mark.parametrize("transport", ["pool", "httpx"])
+async def test_w13_a_socket_that_was_open_keeps_no_connection(end: str, transport: str) -> None:
+    foreign = httpx.AsyncHTTPTransport(trust_env=False) if transport == "httpx" else None
+    async with world(transport=foreign) as w:
+        prepare(w)
+        headers = [(b"origin", w.origin.encode()), (b"cookie", f"pp-development={w.gate}".encode())]
+        path = "/closes" if end == "upstream closes" else "/ws"
+        scope = scope_of("websocket", host=w.host, path=path, headers=headers, scheme="http")
+        with no_collection():
+            connection = Connection("websocket")
+            async with anyio.create_task_group() as group:
+                group.start_soon(w.proxy, scope, connection.receive, connection.send)
+                await connection.opened.wait()
+                if end == "upstream closes":
+                    await w.dev.wait_for(lambda dev: dev.open_connections == 0)
+                if end == "access ends":
+                    assert w.proxy.revoke(subject=OWNER) == 1
+                else:
+                    connection.left.set()
+            assert connection.sent[0]["type"] == "websocket.accept"
+            last = weakref.ref(connection)
+            del connection
+            assert await is_closed(last)
 
 
 SOCKETS = 1000

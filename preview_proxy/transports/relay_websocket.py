@@ -18,6 +18,7 @@ from preview_proxy.core.models import Accept, Inbound, Rejected, Reply
 from preview_proxy.core.plan import Route, Rules, plan_accept, plan_handshake, plan_response
 from preview_proxy.core.websocket import outgoing_close
 from preview_proxy.errors import PreviewProxyError, UpstreamProtocol, from_rejected
+from preview_proxy.event_loop import Task
 from preview_proxy.transports.exchange import Lease, Run, UnderWay, Upstream, cut_short, explanation, translate
 from preview_proxy.transports.relay_http import Aborted
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
@@ -202,12 +203,14 @@ class _Down:
         self._stopped = False
         loop = event_loop.running()
         self.interruption = loop.interruption()
-        self._task = loop.spawn(self._pump())
+        self._task: Task | None = loop.spawn(self._pump())
 
     def stop(self) -> None:
         """Let nothing pass any more."""
         self._stopped = True  # its next message may be on the way to it already
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None  # the frames that it was cancelled in have this, and `send` keeps the connection open
 
     async def _pump(self) -> None:
         try:
