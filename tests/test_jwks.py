@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from preview_proxy import jwks as module
 from preview_proxy.errors import CheckFailed, ConfigurationError
 from preview_proxy.jwks import JWKS
+from preview_proxy.testing.tcp import Connection
+from tests.tls import TlsServer
 
 pytestmark = pytest.mark.anyio
 
@@ -47,17 +49,31 @@ class Issuer:
         self.open.set()
         self.asked = asyncio.Event()
 
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(self, reader: asyncio.StreamReader) -> bytes:
         self.requests.append(await reader.readuntil(b"\r\n\r\n"))
         self.asked.set()
         await self.open.wait()
         body = json.dumps({"keys": [ENTRY | {"kid": kid} for kid in self.kids]}).encode()
-        writer.write(self.reply or answer(body))
+        return self.reply or answer(body)
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await self.answer(reader))
         writer.close()
 
     def hang(self) -> None:
         self.open.clear()
         self.asked.clear()
+
+
+class OverTLS(TlsServer):
+    """The same, for those who trust its certificate."""
+
+    def __init__(self, issuer: Issuer, context: ssl.SSLContext) -> None:
+        super().__init__(context)
+        self.issuer = issuer
+
+    async def talk(self, connection: Connection) -> None:
+        await connection.write(await self.issuer.answer(connection.reader))
 
 
 def answer(body: bytes, status: str = "200 OK") -> bytes:
@@ -106,13 +122,12 @@ async def test_a05_the_request_is_plain_and_leaves_no_connection(jwks: JWKS, iss
 
 
 async def test_a05_over_tls_only_an_issuer_with_a_trusted_certificate_is_heard(issuer: Issuer) -> None:
-    asyncio.get_running_loop().set_debug(False)  # or asyncio reports the refused handshake as an error of ours
     authority = trustme.CA()
     server_tls, client_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server_tls)
     authority.configure_trust(client_tls)
-    async with await asyncio.start_server(issuer, "127.0.0.1", ssl=server_tls) as server:
-        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/keys"
+    async with OverTLS(issuer, server_tls) as server:
+        url = f"https://localhost:{server.port}/keys"
         trusting = JWKS(url, ["ES256"], transport=httpx.AsyncHTTPTransport(verify=client_tls, trust_env=False))
         assert await knows(trusting, "one")
         with pytest.raises(CheckFailed, match="no JWKS: ConnectError"):

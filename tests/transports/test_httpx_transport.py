@@ -21,6 +21,7 @@ from preview_proxy import Preview, Provider, Static
 from preview_proxy.providers.static import fixed_target
 from preview_proxy.testing import NullspaceEmulator
 from tests.servers import listening
+from tests.tls import SaysOk
 from tests.world import MACHINE, world
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,16 @@ async def test_upstream_is_reached_through_an_egress_proxy(upstream: Upstream) -
         assert proxy.opened == [b"127.0.0.1:%d" % upstream.port]
 
 
-async def test_a_certificate_that_is_not_trusted_is_not_talked_to(upstream: Upstream) -> None:
-    async with world(provider=upstream.provider, transport=httpx.AsyncHTTPTransport(http2=True, trust_env=False)) as w:
-        assert (await w.get("/")).code == "upstream_unreachable"
+async def test_a_certificate_that_is_not_trusted_is_not_talked_to() -> None:
+    authority, certified = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("dev.localhost").configure_cert(certified)
+    trust, distrust = ssl.create_default_context(), ssl.create_default_context()
+    authority.configure_trust(trust)
+    async with SaysOk(certified) as server:
+        for verify in (trust, distrust):
+            transport = httpx.AsyncHTTPTransport(http2=True, verify=verify, trust_env=False)
+            async with world(provider=Upstream(server.port, trust).provider, transport=transport) as w:
+                answer = await w.get("/")
+                assert answer.body == b"ok" if verify is trust else answer.code == "upstream_unreachable"
+        await server.changes.until(lambda: server.connection_errors == 1)
+        assert [bool(raw) for raw in server.raw] == [True, False]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -14,6 +11,7 @@ import trustme
 from preview_proxy.core.models import Endpoint, Origin, Outbound
 from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest
+from tests.tls import SaysOk
 from tests.transports.test_pool import fetch
 
 pytestmark = pytest.mark.anyio
@@ -37,8 +35,8 @@ async def test_h16_certificates_are_verified_also_for_names_with_an_underscore(n
         (good, ssl.create_default_context, False),
     ):
         pool = UpstreamPool(new_context=new_context)
-        async with tls_server(context) as port:
-            endpoint = Endpoint(Origin("https", name, port))
+        async with SaysOk(context) as upstream:
+            endpoint = Endpoint(Origin("https", name, upstream.port))
             asked = UpstreamRequest(
                 Outbound("GET", endpoint, b"/", ((b"host", b"x"),), has_body=False, content_length=None), NO_BODY
             )
@@ -47,20 +45,5 @@ async def test_h16_certificates_are_verified_also_for_names_with_an_underscore(n
             else:
                 with pytest.raises(httpx.ConnectError):
                     await pool.handle_async_request(asked)
+        assert [bool(raw) for raw in upstream.raw] == [works]
         await pool.aclose()
-
-
-@asynccontextmanager
-async def tls_server(context: ssl.SSLContext) -> AsyncIterator[int]:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
