@@ -12,8 +12,10 @@ FUZZ_READY := $(VENV)/.ready-fuzz
 demo: $(READY)
 	@$(BIN)/python -m examples.demo
 
+# In Python's development mode asyncio and the interpreter report what is left open, and each report fails its test. By
+# the environment, since the processes that share the tests inherit no `-X dev`.
 test: $(READY) check
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered
+	@PYTHONDEVMODE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered
 
 check: $(READY)
 	@$(BIN)/ruff check .

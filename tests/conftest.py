@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio.constants
+import traceback
+
 import pytest
 from hypothesis import settings
 
@@ -10,6 +13,12 @@ from tests.programs import NEEDS
 # how long an example takes says more about the machine than about the code; pytest's timeout bounds each test
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# In development mode asyncio records where each future, task and handle was made: of the former all the stack, pytest's
+# own forty frames included, which took more time than the tests that make many. The innermost few tell where it was.
+STACK = 5
+traceback.extract_stack.__defaults__ = (None, STACK)  # what is called without a limit, as futures do in C
+asyncio.constants.DEBUG_STACK_DEPTH = STACK  # type: ignore[misc]
 
 
 @pytest.fixture
