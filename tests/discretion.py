@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.world import Answer, World
@@ -19,6 +21,11 @@ def says_nothing(answer: Answer, w: World) -> None:
     ports = [f":{port}" for port in (w.nullspace.edge_port, w.dev.port)]
     for secret in (*secrets_of(w), *ports, w.nullspace.edge_domain, "canary"):
         assert secret.encode() not in text, secret
+
+
+def records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was logged, but for what asyncio in debug mode says of steps that a busy machine took long for."""
+    return [record for record in caplog.records if record.name != "asyncio"]
 
 
 def one_line(caplog: pytest.LogCaptureFixture, w: World, answer: Answer, code: str | None) -> None:

@@ -15,6 +15,7 @@ from starlette.types import Message
 from preview_proxy import Preview, Session, Tickets, endpoints
 from preview_proxy.core.models import Origin
 from preview_proxy.endpoints import MAX_BODY
+from tests.discretion import records
 from tests.test_gate import Door, gate_cookie
 from tests.test_visit import Headers, Sent, call, scope_of
 from tests.world import EMBEDDER, OWNER, SECRET, World, world
@@ -305,7 +306,7 @@ async def test_every_refusal_is_logged_once_and_names_its_request(caplog: pytest
     door = Door()
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         answer = await post(door, body({"ticket": "canary"}))
-    (record,) = caplog.records
+    (record,) = records(caplog)
     assert record.getMessage().startswith(answer.json()["request_id"] + " 403 'POST' ")
     assert "canary" not in caplog.text
     for name, value in CORS:

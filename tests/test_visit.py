@@ -18,6 +18,7 @@ from preview_proxy.core.models import Preview, Rejected
 from preview_proxy.errors import CODES, MachineUnavailable, NotFound, PreviewProxyError, UpstreamProtocol
 from preview_proxy.transports.relay_http import Aborted
 from preview_proxy.visit import Visit
+from tests.discretion import records
 
 pytestmark = pytest.mark.anyio
 
@@ -228,7 +229,7 @@ async def test_p22_a_visitor_who_left_is_no_failure_of_ours(kind: str, caplog: p
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         await visit.failed(OSError("the client is gone"))
     assert visit.code is None
-    assert caplog.records == []
+    assert records(caplog) == []
     visit = Visit(scope_of(kind), receive, gone, b"")
     await visit.failed(NotFound())
 
@@ -241,7 +242,7 @@ async def test_h22_a_refusal_is_one_record_that_says_what_happened_to_which_prev
             failing(PreviewProxyError("upstream_timeout", detail="ReadTimeout"), preview=Preview("mch_a1", 3000)),
             scope_of(method="POST", path="/a\n\x1b[31m\u202e/b?token=canary" + "x" * 999),
         )
-    (record,) = caplog.records
+    (record,) = records(caplog)
     message = record.getMessage()
     assert record.levelname == "WARNING"
     assert message.startswith(f"{answer.json()['request_id']} 504 'POST' b'/a\\n\\x1b[31m")
@@ -255,7 +256,7 @@ async def test_what_the_visitor_did_is_logged_as_information(caplog: pytest.LogC
     del scope["raw_path"]
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         await call(failing(NotFound()), scope)
-    (record,) = caplog.records
+    (record,) = records(caplog)
     assert record.levelname == "INFO"
     assert " 404 'WEBSOCKET' b'' for no preview, by proxy: no_such_preview" in record.getMessage()
 
@@ -264,9 +265,9 @@ async def test_h22_only_what_nobody_foresaw_is_logged_with_its_traceback(caplog:
     with caplog.at_level(logging.DEBUG, "preview_proxy"):
         answer = await call(failing(RuntimeError("canary")), scope_of())
         await call(failing(UpstreamProtocol()), scope_of())
-    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
+    assert [bool(record.exc_info) for record in records(caplog)] == [True, False]
     assert b"canary" not in answer.body
-    assert "canary" not in caplog.records[0].getMessage()
+    assert "canary" not in records(caplog)[0].getMessage()
 
 
 def test_importing_the_library_sets_up_no_logging() -> None:

@@ -24,6 +24,7 @@ from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import Aborted, relay_http
 from preview_proxy.transports.relay_websocket import relay_websocket
 from preview_proxy.transports.request import UpstreamResponse
+from tests.discretion import records
 from tests.test_live import admitted, new_relays
 
 pytestmark = pytest.mark.anyio
@@ -149,7 +150,7 @@ async def test_r09_an_unknown_cookie_of_the_edge_is_noted_by_its_name_alone(capl
     with caplog.at_level(logging.INFO, "preview_proxy"):
         await explanation(response, Scribe())
         await explanation(Scripted(b"the app's own"), Scribe())
-    assert [record.args for record in caplog.records] == [(b"edge_go",), (b"a\nb",)]
+    assert [record.args for record in records(caplog)] == [(b"edge_go",), (b"a\nb",)]
     assert "canary" not in caplog.text and "\nb" not in caplog.text
 
 
