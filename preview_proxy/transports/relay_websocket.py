@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import anyio
 from starlette.types import Message, Receive, Send
@@ -136,6 +137,13 @@ async def _deny(refusal: Reply, body: bytes, send: Send, can_deny: bool) -> None
     await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
+class _End(NamedTuple):
+    """How a WebSocket ends: what upstream is told, and the visitor, unless they have gone."""
+
+    upstream: tuple[int | None, str]
+    visitor: tuple[int, str] | None = None
+
+
 async def _relay(
     response: UpstreamResponse, accept: Accept, dialled: _Dialling, receive: Receive, send: Send, under_way: UnderWay
 ) -> None:
@@ -147,39 +155,38 @@ async def _relay(
     upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), limits)
     down = _Down(upstream, send, under_way)
     try:
-        pumping = _pump_up(upstream, receive, send, limits.message_bytes)
-        closing = await down.interruption.run(pumping if max_age is None else _reconnect(pumping, max_age, down, send))
-        if closing is None:  # upstream has closed. Only now: granian cannot close while `receive` is awaited
-            code, reason = down.closing
-            await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
-            return await _leave(receive)
-        down.stop()
-        upstream.close(*closing)
+        pumping = _pump_up(upstream, receive, limits.message_bytes)
+        end = await down.interruption.run(pumping if max_age is None else _until_old(pumping, max_age))
+        if end is None:
+            end = _End((None, ""), down.closing)
+        await down.stop()
+        upstream.close(*end.upstream)
+        if end.visitor is not None:  # only now: granian cannot close while `receive` is awaited
+            await _bid_farewell(send, *end.visitor)
+            await _leave(receive)
         await upstream.wait_closed()
     except anyio.get_cancelled_exc_class():
-        down.stop()  # first of all: nothing passes any more
+        await down.stop()  # first of all: nothing passes any more
         code, reason = _closing(under_way.cut or "drained")  # a server cancels without a word: it stops
         upstream.close(code, "")
         await _bid_farewell(send, code, reason)
         raise
     finally:
-        down.stop()
+        await down.stop()
         await upstream.aclose()
 
 
-async def _reconnect(pumping: Awaitable[tuple[int, str]], max_age: float, down: _Down, send: Send) -> tuple[int, str]:
+async def _until_old(pumping: Awaitable[_End], max_age: float) -> _End:
     """Pump, and close before upstream breaks it off: clients take a close for a reason to connect again."""
     with anyio.move_on_after(max_age * FULL_AGE):
         return await pumping
-    down.stop()
-    return await _bid_farewell(send, 1012, "reconnect")
+    return _End((1012, ""), (1012, "reconnect"))
 
 
-async def _bid_farewell(send: Send, code: int, reason: str) -> tuple[int, str]:
-    """Close downstream, in bounded time: the visitor may not read. How to close upstream then."""
+async def _bid_farewell(send: Send, code: int, reason: str) -> None:
+    """Close downstream, in bounded time: the visitor may not read."""
     with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
         await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
-    return code, ""
 
 
 def _closing(cut: str | None) -> tuple[int, str]:
@@ -205,12 +212,14 @@ class _Down:
         self.interruption = loop.interruption()
         self._task: Task | None = loop.spawn(self._pump())
 
-    def stop(self) -> None:
-        """Let nothing pass any more."""
+    async def stop(self) -> None:
+        """Let nothing pass any more, and return once nothing can: two may not send at a time."""
         self._stopped = True  # its next message may be on the way to it already
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None  # the frames that it was cancelled in have this, and `send` keeps the connection open
+        task, self._task = self._task, None  # the frames that it was cancelled in have this, and `send` with it
+        if task is not None:
+            task.cancel()
+            with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await task.wait()
 
     async def _pump(self) -> None:
         try:
@@ -225,25 +234,20 @@ class _Down:
         self.interruption.interrupt()
 
 
-async def _pump_up(upstream: WebSocketStream, receive: Receive, send: Send, limit: int) -> tuple[int, str]:
-    """From the visitor to upstream; how to close upstream, once the visitor has gone or broken a bound."""
+async def _pump_up(upstream: WebSocketStream, receive: Receive, limit: int) -> _End:
+    """From the visitor to upstream, until the visitor has gone or somebody has broken a bound."""
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
-            return outgoing_close(message.get("code"), message.get("reason"))
+            return _End(outgoing_close(message.get("code"), message.get("reason")))
         text = message.get("text")  # servers may send both keys, one of them None
         content = message["bytes"] if text is None else text
         if len(content) > limit // 4 and _size(content) > limit:  # no character has more than four bytes
-            upstream.close(1009, "")
-            await _send(send, {"type": "websocket.close", "code": 1009, "reason": "message too big"})
-            await _leave(receive)
-            return 1009, ""
+            return _End((1009, ""), (1009, "message too big"))
         if not await upstream.send(content):
             # upstream may have said why it closed; give the other pump the time to read it
             await anyio.sleep(GRACE)
-            await _send(send, {"type": "websocket.close", "code": 1011, "reason": ""})
-            await _leave(receive)
-            return 1011, ""
+            return _End((1011, ""), (1011, ""))
 
 
 async def _leave(receive: Receive) -> None:
