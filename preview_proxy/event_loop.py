@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar
 
@@ -84,6 +85,8 @@ def running() -> EventLoop:
     """The event loop that the caller runs on. Raises `RuntimeError` where there is none."""
     if is_asyncio():
         return _ASYNCIO
+    if sys.modules.get("trio") is None:  # it is no dependency, and it does not run where nobody has imported it
+        raise RuntimeError("no event loop runs here")
     return importlib.import_module("preview_proxy.event_loop_trio").Trio()  # type: ignore[no-any-return]
 
 

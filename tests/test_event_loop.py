@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ import trio
 
 from preview_proxy import event_loop
 from preview_proxy.event_loop import Interruption, Signal, Task
+from tests.test_gate import Door
 
 pytestmark = pytest.mark.anyio
 
@@ -254,6 +256,14 @@ async def test_on_asyncio_an_operation_that_swallows_its_end_has_ended() -> None
     assert await interruption.run(stubborn()) is None
     task = asyncio.current_task()
     assert task is not None and task.cancelling() == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a07_without_trio_access_can_be_taken_back_in_a_worker_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", None)  # then an import of it fails, as where it is not installed
+    monkeypatch.delitem(sys.modules, "preview_proxy.event_loop_trio", raising=False)
+    door = Door()
+    assert await anyio.to_thread.run_sync(lambda: door.proxy.revoke(subject="somebody")) == 0
 
 
 async def test_a_worker_thread_is_on_no_event_loop() -> None:
