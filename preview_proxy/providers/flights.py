@@ -22,20 +22,20 @@ class Flights(Generic[K, V]):
     def __contains__(self, key: K) -> bool:
         return key in self._under_way
 
-    def start(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> None:
+    def start(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> _Flight[V]:
         """Begin `call`, unless one for `key` is under way. It must not raise."""
-        if key not in self._under_way:
-            flight: _Flight[V] = _Flight()
-            self._under_way[key] = flight
+        flight = self._under_way.get(key)
+        if flight is None:
+            flight = self._under_way[key] = _Flight()
             flight.task = event_loop.running().spawn(self._fly(key, call, flight))
+        return flight
 
     async def join(self, key: K, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """The outcome of the call for `key`, which is begun if there is none.
 
         Raises ``shutting_down`` where `aclose` ends it.
         """
-        self.start(key, call)
-        flight = self._under_way[key]
+        flight = self.start(key, call)  # with eager tasks it may be over already
         await flight.task.wait()
         if not flight.outcome:
             raise PreviewProxyError("shutting_down", detail="the call was cancelled")
@@ -45,7 +45,8 @@ class Flights(Generic[K, V]):
         try:
             flight.outcome.append(await call())
         finally:
-            self._under_way.pop(key, None)
+            if self._under_way.get(key) is flight:  # else it was begun again since `aclose`
+                del self._under_way[key]
 
     async def aclose(self) -> None:
         """Cancel what is under way, and wait for its end."""

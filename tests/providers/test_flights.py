@@ -90,3 +90,34 @@ async def test_closing_cancels_what_has_begun_and_what_has_not() -> None:
             flights.start("b", call)
             await flights.aclose()
     assert "a" not in flights and "b" not in flights
+
+
+async def test_what_begins_while_another_is_closed_is_under_way_until_its_own_end() -> None:
+    flights: Flights[str, str] = Flights()
+    began, closing, land = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def slow_to_end() -> str:
+        began.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            closing.set()
+            with anyio.CancelScope(shield=True):
+                await land.wait()
+        raise AssertionError
+
+    async def second() -> str:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    with anyio.fail_after(5):
+        flights.start("a", slow_to_end)
+        await began.wait()
+        async with anyio.create_task_group() as group:
+            group.start_soon(flights.aclose)
+            await closing.wait()
+            flights.start("a", second)
+            land.set()
+        assert "a" in flights
+        await flights.aclose()
+    assert "a" not in flights
