@@ -162,6 +162,10 @@ class _AsyncioInterruption:
         except asyncio.CancelledError:
             if not self._called or self._task.uncancel() > 0:
                 raise
+        except Exception:
+            if not self._called:
+                raise
+            self._task.uncancel()  # the operation made a failure of its end; what is counted here ends others later
         else:
             if self._called:
                 self._task.uncancel()

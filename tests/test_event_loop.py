@@ -259,6 +259,28 @@ async def test_on_asyncio_an_operation_that_swallows_its_end_has_ended() -> None
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_on_asyncio_an_operation_may_make_a_failure_of_its_end() -> None:
+    loop, begun = event_loop.running(), anyio.Event()
+    outer, inner = loop.interruption(), loop.interruption()
+
+    async def wrapping() -> str:
+        inner.interrupt()
+        try:
+            return await forever(begun)
+        except asyncio.CancelledError:
+            raise ValueError("broke off") from None
+
+    async def work() -> str:
+        assert await inner.run(wrapping()) is None
+        outer.interrupt()
+        return await forever(begun)
+
+    assert await outer.run(work()) is None
+    task = asyncio.current_task()
+    assert task is not None and task.cancelling() == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a07_without_trio_access_can_be_taken_back_in_a_worker_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trio", None)  # then an import of it fails, as where it is not installed
     monkeypatch.delitem(sys.modules, "preview_proxy.event_loop_trio", raising=False)
