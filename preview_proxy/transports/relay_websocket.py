@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 import anyio
+import anyio.lowlevel
 from starlette.types import Message, Receive, Send
 
 from preview_proxy import event_loop
@@ -131,10 +132,11 @@ class _Dialling:
 async def _deny(refusal: Reply, body: bytes, send: Send, can_deny: bool) -> None:
     """Upstream's refusal, as the HTTP response it is where the server can send one."""
     if not can_deny:
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        await _send(send, {"type": "websocket.close", "code": 1008, "reason": ""})
         return
-    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": list(refusal.headers)})
-    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+    start = {"type": "websocket.http.response.start", "status": refusal.status, "headers": list(refusal.headers)}
+    if await _send(send, start):  # raising now would have another begun
+        await _send(send, {"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
 class _End(NamedTuple):
@@ -155,7 +157,7 @@ async def _relay(
     upstream = WebSocketStream(stream if isinstance(stream, Upgraded) else PulledStream(stream), limits)
     down = _Down(upstream, send, under_way)
     try:
-        pumping = _pump_up(upstream, receive, limits.message_bytes)
+        pumping = _pump_up(upstream, receive, limits.message_bytes, under_way)
         end = await down.interruption.run(pumping if max_age is None else _until_old(pumping, max_age))
         if end is None:
             end = _End((None, ""), down.closing)
@@ -185,8 +187,9 @@ async def _until_old(pumping: Awaitable[_End], max_age: float) -> _End:
 
 async def _bid_farewell(send: Send, code: int, reason: str) -> None:
     """Close downstream, in bounded time: the visitor may not read."""
-    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-        await _send(send, {"type": "websocket.close", "code": code, "reason": reason})
+    # there may have been a close already, and servers raise anything for another, in place of the cancellation
+    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), suppress(Exception):
+        await send({"type": "websocket.close", "code": code, "reason": reason})
 
 
 def _closing(cut: str | None) -> tuple[int, str]:
@@ -234,12 +237,16 @@ class _Down:
         self.interruption.interrupt()
 
 
-async def _pump_up(upstream: WebSocketStream, receive: Receive, limit: int) -> _End:
+async def _pump_up(upstream: WebSocketStream, receive: Receive, limit: int, under_way: UnderWay) -> _End:
     """From the visitor to upstream, until the visitor has gone or somebody has broken a bound."""
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
             return _End(outgoing_close(message.get("code"), message.get("reason")))
+        if under_way.cut is not None:  # trio gives a task what came first, and the cancellation at its next step
+            await anyio.lowlevel.checkpoint()
+            code, reason = _closing(under_way.cut)  # where the server swallows cancellations
+            return _End((code, ""), (code, reason))
         text = message.get("text")  # servers may send both keys, one of them None
         content = message["bytes"] if text is None else text
         if len(content) > limit // 4 and _size(content) > limit:  # no character has more than four bytes
