@@ -15,6 +15,9 @@ from preview_proxy.providers.held import Minted
 POLL = 0.05
 """Seconds between two looks at what another worker mints."""
 
+UNLOCKING = 1.0
+"""Seconds that freeing a lock may take; it frees itself later."""
+
 logger = logging.getLogger("preview_proxy")
 Mint = Callable[[], Awaitable[Minted | PreviewProxyError]]
 
@@ -64,7 +67,9 @@ async def mint_shared(
         return outcome
     finally:
         if token is not None:
-            await _quietly(shared.unlock(preview, token))
+            # for the others' sake: on trio nothing else that waits would still run in a task that is cancelled
+            with anyio.move_on_after(UNLOCKING, shield=True):
+                await _quietly(shared.unlock(preview, token))
 
 
 async def _other(shared: SharedTargets, preview: Preview, known: float | None) -> Minted | None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from preview_proxy import Preview, Target
-from preview_proxy.errors import NotFound, ProviderError
+from preview_proxy.errors import NotFound, PreviewProxyError, ProviderError
 from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.held import Minted
 from tests.providers.minting import PREVIEW, Clock, Mints
@@ -51,6 +52,7 @@ class Store:
 
     async def unlock(self, preview: Preview, token: str) -> None:
         self._check("unlock")
+        await anyio.lowlevel.checkpoint()
         assert self.locks.pop(preview) == token
 
 
@@ -121,6 +123,26 @@ async def test_a_worker_that_fails_frees_the_lock_for_the_next(worker: Callable[
         await worker().get(PREVIEW)
     mints.failure = None
     assert (await target(worker())).id == "grant-2"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_worker_that_stops_frees_the_lock_for_the_next(
+    worker: Callable[[], TargetCache], mints: Mints, store: Store
+) -> None:
+    mints.close_gate()
+    cache = worker()
+
+    async def need() -> None:
+        with pytest.raises(PreviewProxyError, match="shutting_down"):
+            await cache.get(PREVIEW)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(need)
+            await mints.started.wait()
+            assert PREVIEW in store.locks
+            await cache.aclose()
+    assert store.locks == {}
 
 
 async def test_a_worker_that_dies_holds_the_others_up_until_its_lock_ends(
