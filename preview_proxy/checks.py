@@ -36,6 +36,10 @@ async def check(question: Coroutine[Any, Any, T], *, timeout: float, what: str) 
             return await _rest(question, waited_for)
     except PreviewProxyError as ours:
         failure = ours
+    except asyncio.CancelledError:
+        if event_loop.is_cancelled():
+            raise
+        failure = CheckFailed(detail=f"{what} was cancelled")
     except Exception as error:
         failure = CheckFailed(detail=f"{what} failed with {type(error).__name__}")
     raise failure

@@ -99,6 +99,14 @@ def is_asyncio() -> bool:
     return True
 
 
+def is_cancelled() -> bool:
+    """Whether somebody has cancelled the caller's task, on asyncio. Clients of databases leak cancellations that are
+    nobody's: those end what was asked, and not who asked.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class Signal:
     """An event that can be taken back."""
 

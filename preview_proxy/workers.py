@@ -123,8 +123,7 @@ async def _failure(step: Awaitable[None]) -> str | None:
     try:
         await step
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if event_loop.is_cancelled():
             raise
         return "was cancelled"
     except Exception as error:

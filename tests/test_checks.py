@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from traceback import TracebackException
 from typing import Any
@@ -131,5 +132,28 @@ async def test_an_error_of_ours_comes_through_as_it_is() -> None:
 
 async def test_a_cancelled_visit_is_not_a_failed_check() -> None:
     with anyio.move_on_after(0.01) as scope:
+        await check(anyio.sleep_forever(), timeout=5, what="authorize")
+    assert scope.cancelled_caught
+
+
+async def cancelled_at_once() -> None:
+    raise asyncio.CancelledError
+
+
+async def cancelled_later() -> None:
+    await anyio.lowlevel.checkpoint()
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("ask", [cancelled_at_once, cancelled_later])
+async def test_a_cancellation_that_the_code_leaks_is_no_answer(ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with pytest.raises(CheckFailed, match="authorize was cancelled"):
+        await check(ask(), timeout=5, what="authorize")
+
+
+async def test_a_cancellation_of_whoever_asks_is_not_swallowed() -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
         await check(anyio.sleep_forever(), timeout=5, what="authorize")
     assert scope.cancelled_caught
