@@ -103,14 +103,18 @@ class _Relay:
     hints: list[Task] = field(default_factory=list)
 
     async def run(self, _: UnderWay) -> None:
-        response, route = await self._ask()
         try:
-            await self._answer(response, route)
-        except OSError as gone:  # of `send`, by the ASGI spec: what upstream does has httpx's errors
-            raise ClientGone from gone
+            response, route = await self._ask()
+            try:
+                await self._answer(response, route)
+            except OSError as gone:  # of `send`, by the ASGI spec: what upstream does has httpx's errors
+                raise ClientGone from gone
+            finally:
+                if not response.is_whole:
+                    await response.aclose()
         finally:
-            if not response.is_whole:
-                await response.aclose()
+            for hint in self.hints:  # the server may not have taken one yet
+                hint.cancel()
 
     async def _ask(self) -> tuple[UpstreamResponse, Route]:
         """The response to relay. Asks once more where no body would be sent twice: of what was cured, or later."""

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from preview_proxy.testing import Request, Response
-from tests.world import World, world
+from tests.world import OWNER, World, world
 
 pytestmark = pytest.mark.anyio
 BOTH: dict[str, dict[str, str]] = {"http.response.early_hint": {}, "http.response.trailers": {}}
@@ -34,25 +34,31 @@ async def w() -> AsyncIterator[World]:
         yield made
 
 
-async def ask(w: World, extensions: dict[str, Any], path: str = "/both") -> list[dict[str, Any]]:
-    """Everything the proxy sends to a server with these extensions."""
+async def nothing() -> dict[str, Any]:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+async def visit(w: World, extensions: dict[str, Any], path: str, send: Any) -> None:
+    """A request to a server with these extensions, whose visitor stays."""
     scope = {
         "type": "http", "method": "GET", "scheme": "http", "http_version": "1.1",
         "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
         "client": ("127.0.0.1", 1), "extensions": extensions,
         "headers": [(b"host", w.host.encode()), (b"cookie", f"pp-development={w.gate}".encode())],
     }  # fmt: skip
-    sent: list[dict[str, Any]] = []
+    with anyio.fail_after(5):
+        await w.proxy(scope, nothing, send)
 
-    async def receive() -> dict[str, Any]:
-        await anyio.sleep_forever()
-        return {}
+
+async def ask(w: World, extensions: dict[str, Any], path: str = "/both") -> list[dict[str, Any]]:
+    """Everything the proxy sends to such a server."""
+    sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    with anyio.fail_after(5):
-        await w.proxy(scope, receive, send)
+    await visit(w, extensions, path, send)
     return sent
 
 
@@ -77,3 +83,22 @@ async def test_neither_is_sent_where_it_is_not(w: World) -> None:
     messages = await ask(w, {})
     assert {message["type"] for message in messages} == {"http.response.start", "http.response.body"}
     assert "trailers" not in messages[0]
+
+
+async def test_w13_a_hint_that_the_server_does_not_take_ends_with_its_relay(w: World) -> None:
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.early_hint":
+            begun.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ended.set()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(visit, w, BOTH, "/both", send)
+            await begun.wait()
+            assert w.proxy.revoke(subject=OWNER) == 1
+        await ended.wait()
