@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import inspect
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 from starlette.requests import HTTPConnection
 
+from preview_proxy import event_loop
 from preview_proxy.core.cookies import cookie_values, is_token
 from preview_proxy.errors import CheckFailed, ConfigurationError
 
@@ -194,6 +196,10 @@ async def authenticate(
     try:
         with anyio.fail_after(timeout):
             session = _session_of(await authenticator(connection))
+    except asyncio.CancelledError as error:
+        if event_loop.is_cancelled():
+            raise
+        failure = type(error).__name__
     except Exception as error:
         failure = type(error).__name__
     if failure:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import functools
@@ -101,6 +102,15 @@ async def test_a01_an_authenticator_that_hangs_fails_closed() -> None:
 
     with anyio.fail_after(5), pytest.raises(CheckFailed, match="Hanging failed with TimeoutError"):
         await authenticate(Hanging(), visit(), timeout=0.01)
+
+
+async def test_a01_a_cancellation_that_the_authenticator_leaks_fails_closed() -> None:
+    async def authenticator(connection: HTTPConnection) -> str:
+        raise asyncio.CancelledError
+
+    with pytest.raises(CheckFailed, match="authenticator failed with CancelledError") as caught:
+        await authenticate(authenticator, visit(), timeout=1)
+    assert caught.value.__context__ is None
 
 
 async def test_a_visitor_who_leaves_is_not_a_failed_check() -> None:
