@@ -235,6 +235,33 @@ async def test_both_of_two_operations_are_interrupted_at_once() -> None:
         await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.parametrize("scope_first", [True, False])
+async def test_an_interruption_is_not_lost_in_a_scope_that_ends_in_the_same_turn(scope_first: bool) -> None:
+    loop, begun, scope = event_loop.running(), anyio.Event(), anyio.CancelScope()
+    interruption = loop.interruption()
+    went_on = False
+
+    async def work() -> str:
+        nonlocal went_on
+        with scope:
+            await forever(begun)
+        await anyio.lowlevel.checkpoint()
+        went_on = True
+        return "went on"
+
+    async def both() -> None:
+        await begun.wait()
+        ends = scope.cancel, interruption.interrupt
+        for end in ends if scope_first else reversed(ends):
+            end()
+
+    with anyio.fail_after(5):
+        task = loop.spawn(both())
+        assert await interruption.run(work()) is None
+        await task.wait()
+    assert not went_on
+
+
 async def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
     interruption = event_loop.running().interruption()
     with anyio.CancelScope() as scope:

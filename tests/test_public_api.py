@@ -51,6 +51,7 @@ def requirements() -> dict[str, Requirement]:
 @pytest.mark.parametrize(
     ("name", "last_unsafe", "floor"),
     [
+        ("anyio", "4.15.99", "4.16.0"),
         ("starlette", "1.2.99", "1.3.0"),
         ("h11", "0.15.99", "0.16.0"),
         ("httpcore", "1.0.8", "1.0.9"),
