@@ -37,7 +37,7 @@ class Connection:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.first = {"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"}
+        self.first: Message = {"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"}
         self.sent: list[Message] = []
         self.asked, self.opened, self.left = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -91,6 +91,32 @@ async def test_w13_a_failure_keeps_no_connection_until_the_next_collection(kind:
         connection = Connection(kind)
         await door.proxy(scope_of(kind, host=HOST, headers=headers), connection.receive, connection.send)
         assert connection.sent[0]["status"] == (502 if is_owner else 401)
+        last = weakref.ref(connection)
+        del connection
+        assert await is_closed(last)
+
+
+class Reading(Upstream):
+    """A transport that answers once it has the whole request."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return httpx.Response(200, stream=httpx.ByteStream(b"thanks"))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
+async def test_w13_a_visitor_who_uploads_is_kept_no_longer(leaves: bool) -> None:
+    door = Door(upstream=Reading())
+    headers = [(b"origin", b"https://" + HOST.encode()), (b"content-length", b"1"), *gate_cookie(door.gate())]
+    with no_collection():
+        connection = Connection("http")
+        connection.first = {"type": "http.disconnect"}
+        if not leaves:
+            connection.first = {"type": "http.request", "body": b"1"}
+        scope = scope_of("http", host=HOST, method="POST", headers=headers)
+        await door.proxy(scope, connection.receive, connection.send)
+        assert [message.get("status") for message in connection.sent] == ([] if leaves else [200, None, None])
         last = weakref.ref(connection)
         del connection
         assert await is_closed(last)

@@ -111,12 +111,13 @@ async def _within(sending: object, body: _Body, timeout: float) -> httpx.Respons
     """The response, None where it takes longer than `timeout` seconds after the last byte of the body."""
     response: httpx.Response | None = None
     failure: Exception | None = None
+    over = body.over  # anyio leaves the frame of a task that was cancelled to the collector: the visitor is not in it
     try:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
 
                 async def start_the_clock() -> None:
-                    await body.over.wait()
+                    await over.wait()
                     scope.deadline = anyio.current_time() + timeout
 
                 group.start_soon(start_the_clock)
@@ -130,7 +131,10 @@ async def _within(sending: object, body: _Body, timeout: float) -> httpx.Respons
             await ForeignResponse(response, None).aclose()
         raise
     if failure is not None:
-        raise _as_httpx(failure)
+        try:
+            raise _as_httpx(failure)
+        finally:
+            failure = None  # its frames hold this one, and the visitor's connection
     return response
 
 
