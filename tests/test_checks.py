@@ -147,7 +147,9 @@ async def cancelled_later() -> None:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("ask", [cancelled_at_once, cancelled_later])
-async def test_a_cancellation_that_the_code_leaks_is_no_answer(ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def test_a01_a_cancellation_that_the_code_leaks_is_no_answer(
+    ask: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
     with pytest.raises(CheckFailed, match="authorize was cancelled"):
         await check(ask(), timeout=5, what="authorize")
 
