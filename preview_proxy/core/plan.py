@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from itertools import chain
 from typing import NamedTuple
 from urllib.parse import quote
@@ -41,9 +40,6 @@ from preview_proxy.core.websocket import check_handshake, offered_subprotocols
 # What web servers and browsers take at least, and one of ours may be behind another.
 MAX_VALUE = 16 * 1024
 
-FIELDS = 256
-"""`Cookie` fields whose filtered form is kept: some megabytes, where visitors fill them."""
-
 # In the user's name everything else is percent-encoded UTF-8, which any server takes (RFC 9110 §5.5).
 _PRINTABLE = bytes(set(range(0x20, 0x7F)) - {0x25}).decode()
 
@@ -58,7 +54,6 @@ class Rules:
     passes: Callable[[bytes], bool]
     usual: frozenset[bytes]
     cookies: ReservedCookies
-    cookie_filter: Callable[[tuple[bytes, ...]], bytes]
     frame_ancestors: bytes
     embedded: bool
     subprotocols_are_private: bool
@@ -96,13 +91,10 @@ def compile_rules(
     frames = sorted({str(Origin.parse(embedder)) for embedder in (*policy.embedders, *embedders)})
     strict = policy.request_headers == "allow-list"
     passes = request_filter([*policy.private_headers, *headers], policy.allowed_headers if strict else None)
-    reserved = ReservedCookies.of([*policy.private_cookies, *cookies])
     return Rules(
         passes=passes,
         usual=frozenset(filter(passes, USUAL_REQUEST)),
-        cookies=reserved,
-        # a browser sends the same field again and again
-        cookie_filter=lru_cache(maxsize=FIELDS)(partial(filter_cookies, reserved=reserved)),
+        cookies=ReservedCookies.of([*policy.private_cookies, *cookies]),
         frame_ancestors=b"frame-ancestors " + (" ".join(frames).encode() or b"'none'"),
         embedded=bool(frames),
         subprotocols_are_private=not request_filter([*policy.private_headers, *headers])(b"sec-websocket-protocol"),
@@ -183,7 +175,7 @@ def _request_headers(inbound: Inbound, route: Route, rules: Rules) -> list[tuple
             referers.append(pair[1])
         elif rules.passes(name) and name.translate(DASHES) not in not_ours:
             headers.append(pair)
-    if cookies and (kept := rules.cookie_filter(tuple(cookies))):
+    if cookies and (kept := filter_cookies(cookies, rules.cookies)):
         headers.append((b"cookie", kept))
     for referer in referers[:1]:
         headers += [(b"referer", kept) for kept in _referer(referer, route.public)]
