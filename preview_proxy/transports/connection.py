@@ -175,6 +175,7 @@ class Connection(asyncio.Protocol):
             self.break_off(httpx.RemoteProtocolError(what))
 
     def eof_received(self) -> bool:
+        self.is_open = False  # at once: it is reported lost only in the event loop's next turn
         exchange = self._exchange
         if exchange is not None and self._until_eof:
             self._finish(exchange, b"")

@@ -1,4 +1,4 @@
-"""Worlds for the tests of relays."""
+"""Worlds for the tests of relays, and connections in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from preview_proxy.transports import pool
 from tests.servers import HTTP_SERVERS
+from tests.transports.wires import Wires
 from tests.world import World, world
 
 
@@ -20,3 +22,11 @@ async def w(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     else:
         async with world(serve=HTTP_SERVERS[request.param]) as made:
             yield made
+
+
+@pytest.fixture
+def wires(monkeypatch: pytest.MonkeyPatch) -> Wires:
+    """Pools dial these."""
+    made = Wires()
+    monkeypatch.setattr(pool, "dial", made.dial)
+    return made
