@@ -343,6 +343,8 @@ class Connection(asyncio.Protocol):
         """The connection is a byte stream from here on, and no longer the pool's."""
         self._exchange = None
         self.deadline = NEVER
+        if self._uploading is not None:  # the rest of the request would be no part of the stream
+            self._uploading.cancel()
         self.upgraded = Upgraded(self._transport, leftover)
         exchange.extensions["network_stream"] = self.upgraded
         exchange.end()

@@ -274,7 +274,7 @@ async def test_r13_a_body_that_fails_is_never_ended_as_if_whole(ours: Ours) -> N
     assert not ours.wire.sent.endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("wire", [OK, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
+@pytest.mark.parametrize("wire", [OK, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", UPGRADE])
 async def test_an_answer_before_the_whole_request_ends_the_upload(ours: Ours, wire: bytes) -> None:
     body = Body()
     ours.send(asks("POST", body=body))
