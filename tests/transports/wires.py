@@ -20,7 +20,7 @@ class Wire(asyncio.Transport):
         self.sent = b""
         self.is_aborted = False
         self.protocol = protocol
-        self._reads, self._closing = True, False
+        self.reads, self._closing = True, False
         protocol.connection_made(self)
 
     def say(self, data: bytes) -> None:
@@ -44,13 +44,13 @@ class Wire(asyncio.Transport):
         self.sent += b"".join(parts)
 
     def pause_reading(self) -> None:
-        self._reads = False
+        self.reads = False
 
     def resume_reading(self) -> None:
-        self._reads = True
+        self.reads = True
 
     def is_reading(self) -> bool:
-        return self._reads and not self._closing
+        return self.reads and not self._closing
 
     def is_closing(self) -> bool:
         return self._closing
