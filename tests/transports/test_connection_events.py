@@ -14,6 +14,7 @@ from preview_proxy.transports.connection import MAX_HEAD, MAX_INFORMATIONAL, MAX
 from preview_proxy.transports.request import UpstreamRequest
 from preview_proxy.transports.response import NEVER, PAUSE_AT, PooledResponse
 from tests.transports.wires import Wire, asks
+from tests.turns import turns
 
 pytestmark = pytest.mark.anyio
 
@@ -66,12 +67,6 @@ class Body(httpx.AsyncByteStream):
                 yield part
         finally:
             self.is_over = True
-
-
-async def turns(number: int = 5) -> None:
-    """Let everything happen that waits for nothing."""
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 async def whole(response: PooledResponse) -> bytes:

@@ -15,6 +15,7 @@ from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.request import UpstreamRequest
 from preview_proxy.transports.response import PooledResponse
 from tests.transports.wires import Wires, asks
+from tests.turns import pass_time, turns
 
 pytestmark = pytest.mark.anyio
 
@@ -32,12 +33,6 @@ async def pool(wires: Wires) -> AsyncIterator[UpstreamPool]:
     assert not any(line.count or any(not waiter.done() for waiter in line.waiting) for line in made._lines.values())
 
 
-async def turns(number: int = 5) -> None:
-    """Let everything happen that waits for nothing."""
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 async def asking(pool: UpstreamPool, request: UpstreamRequest | None = None) -> Asked:
     """A request that was sent, or waits for a connection."""
     task = asyncio.create_task(pool.send(request or asks()))
@@ -48,12 +43,6 @@ async def asking(pool: UpstreamPool, request: UpstreamRequest | None = None) -> 
 async def refused(task: Asked) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def passed_on(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """All at once it is that much later."""
-    later = loop.time() + seconds
-    monkeypatch.setattr(loop, "time", lambda: later)
 
 
 # --- waiting for a connection --------------------------------------------------------------------------------------
@@ -137,7 +126,7 @@ async def test_a_connection_that_comes_free_as_the_time_is_up_is_not_lost(
     loop = asyncio.get_running_loop()
     loop.call_at(0, wires[0].say, OK)  # the event loop takes what is due in order: this goes before the timeout
     with monkeypatch.context() as patching:
-        passed_on(loop, patching, 31)
+        pass_time(31, patching)
         await turns()
     wires[0].say(OK)
     assert (await second).status_code == 200
@@ -149,7 +138,7 @@ async def test_who_gave_up_waiting_is_forgotten(
     first = await asking(pool)
     for times in range(1, 4):
         second = await asking(pool)
-        passed_on(asyncio.get_running_loop(), monkeypatch, 31)
+        pass_time(31, monkeypatch)
         with pytest.raises(httpx.PoolTimeout):
             await second
         assert [len(line.waiting) for line in pool._lines.values()] == [1], times
@@ -201,7 +190,7 @@ async def test_v01_a_connection_that_takes_too_long_keeps_no_place(
     with monkeypatch.context() as patching:
         patching.setattr(pool_module, "dial", never)
         first = await asking(pool)
-        passed_on(asyncio.get_running_loop(), patching, 6)
+        pass_time(6, patching)
         with pytest.raises(httpx.ConnectTimeout):
             await first
     second = await asking(pool)
@@ -273,17 +262,16 @@ async def test_the_sweep_closes_what_was_idle_for_long_and_forgets_its_origin(
 ) -> None:
     pool = await kept(wires, 2)
     busy = await asking(pool)
-    loop = asyncio.get_running_loop()
-    passed_on(loop, monkeypatch, pool_module.KEEPALIVE - 1)
+    pass_time(pool_module.KEEPALIVE - 1, monkeypatch)
     await turns()
     assert [wire.is_closing() for wire in wires] == [False, False]
-    passed_on(loop, monkeypatch, 2)
+    pass_time(2, monkeypatch)
     await turns()
     assert [wire.is_closing() for wire in wires] == [True, False]
     wires[1].say(OK)
     assert (await busy).status_code == 200
     for _ in range(2):  # the second finds none to keep
-        passed_on(loop, monkeypatch, pool_module.KEEPALIVE + 1)
+        pass_time(pool_module.KEEPALIVE + 1, monkeypatch)
         await turns()
     assert wires[1].is_closing()
     assert not pool._lines
@@ -295,7 +283,7 @@ async def test_v01_the_sweep_breaks_off_what_is_past_its_time(
     pool: UpstreamPool, wires: Wires, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await asking(pool)
-    passed_on(asyncio.get_running_loop(), monkeypatch, 1001)
+    pass_time(1001, monkeypatch)
     await turns()
     with pytest.raises(httpx.ReadTimeout):
         await first
