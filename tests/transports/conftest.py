@@ -9,6 +9,7 @@ import pytest
 
 from preview_proxy.transports import pool
 from tests.servers import HTTP_SERVERS
+from tests.transports.relaying import Relaying
 from tests.transports.wires import Wires
 from tests.world import World, world
 
@@ -30,3 +31,13 @@ def wires(monkeypatch: pytest.MonkeyPatch) -> Wires:
     made = Wires()
     monkeypatch.setattr(pool, "dial", made.dial)
     return made
+
+
+@pytest.fixture
+async def r(wires: Wires) -> AsyncIterator[Relaying]:
+    """A relay in memory, which a test may give another lease. Nothing of it is left when the test ends."""
+    made = Relaying(wires)
+    yield made
+    assert made.task.done()
+    await made.pool.aclose()
+    assert not len(made.relays)
