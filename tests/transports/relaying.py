@@ -31,6 +31,9 @@ class Visitor:
         self.says: asyncio.Queue[Message] = asyncio.Queue()
         self.heard: list[Message] = []
         self.has_left = False
+        self.failure: Exception | None = None
+        self.reads_no: str | None = None
+        """The kind of message that they do not read, so that whoever sends one waits."""
 
     async def receive(self) -> Message:
         return await self.says.get()
@@ -38,6 +41,10 @@ class Visitor:
     async def send(self, message: Message) -> None:
         if self.has_left:
             raise OSError  # by the ASGI spec
+        if self.failure is not None:
+            raise self.failure
+        if message["type"] == self.reads_no:
+            await asyncio.get_running_loop().create_future()
         self.heard.append(message)
 
     def say(self, kind: str, **fields: Any) -> None:
