@@ -137,32 +137,32 @@ class PreviewProxy:
         """Answer an ``http`` or ``websocket`` scope of a preview's host; hand any other to `app`, untouched."""
         visit = Visit(scope, receive, send, self._rules.frame_ancestors)
         failure: Exception | None = None
+        other: ASGIApp | None = None
         try:
-            if await self._answer(visit, app):
-                return
+            other = await self._answer(visit, app)
         except Exception as error:
             failure = error
         if failure is not None:
             await visit.failed(failure)
             if visit.code is not None:
                 self._counts[visit.code] += 1
-        elif app is not None:
-            await app(scope, receive, send)
+        elif other is not None:
+            await other(scope, receive, send)
 
-    async def _answer(self, visit: Visit, app: ASGIApp | None) -> bool:
-        """Whether the host is a preview's; if so the visitor has their answer."""
+    async def _answer(self, visit: Visit, app: ASGIApp | None) -> ASGIApp | None:
+        """`app` where the host is no preview's, else None: the visitor has their answer."""
         value = host_field(visit.headers)
         authority = parse_authority(value, visit.scope.get("scheme", "http"))
         if authority is not None:
             routed = await check(self._router(authority), timeout=self._limits.check_timeout, what="the router")
             if routed is not None:
                 await self._show(visit, routed, authority)
-                return True
+                return None
         elif app is None or self._router.claims(value):
             raise Rejected("bad_host", "not a host name")
         if app is None:
             raise Misdirected(detail="a host that is no preview's")
-        return False
+        return app
 
     async def _show(self, visit: Visit, routed: Routed, authority: str) -> None:
         visit.preview = routed.preview

@@ -142,6 +142,8 @@ async def test_a_waiter_is_set_off_once() -> None:
 
 async def test_a_signal_can_be_taken_back() -> None:
     signal = Signal()
+    signal.clear()
+    assert not signal.is_set()
     signal.set()
     await signal.wait()
     signal.clear()

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from starlette.types import Message
 
 from preview_proxy import Preview, Session, live
 from preview_proxy.errors import PreviewProxyError
 from preview_proxy.live import Admission, Checks, LiveRelays
+from tests.turns import turns
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +148,40 @@ async def test_a_short_relay_costs_no_watcher() -> None:
     visitor, relays = Visitor(), new_relays()
     assert await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), visitor.receive) is None
     assert not visitor.asked.is_set()
+
+
+async def test_a_relay_that_has_just_begun_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PATIENCE", 60)
+    visitor, relays = Visitor(), new_relays()
+    async with relaying(relays, "http", receive=visitor.receive) as (relay,):
+        relays._sweep()
+        await turns()
+        assert not visitor.asked.is_set()
+        relay.finish.set()
+
+
+async def test_who_is_on_no_event_loop_or_another_is_elsewhere() -> None:
+    relays = new_relays()
+
+    async def is_elsewhere() -> bool:
+        return relays.is_elsewhere()
+
+    assert not await anyio.to_thread.run_sync(anyio.run, is_elsewhere)  # before the first, any loop is theirs
+    await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), None)
+    assert not relays.is_elsewhere()
+    assert await anyio.to_thread.run_sync(relays.is_elsewhere)
+    assert await anyio.to_thread.run_sync(anyio.run, is_elsewhere)
+
+
+def test_once_their_event_loop_has_ended_any_other_is_theirs() -> None:
+    relays = new_relays()
+
+    async def relay() -> bool:
+        elsewhere = relays.is_elsewhere()
+        await relays.run(admitted(), "http", lambda _: anyio.lowlevel.checkpoint(), None)
+        return elsewhere or relays.is_elsewhere()
+
+    assert not any(anyio.run(relay) for _ in range(2))
 
 
 async def test_watching_stops_with_the_last_relay_and_starts_with_the_next() -> None:

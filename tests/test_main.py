@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from importlib import metadata
 
@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from preview_proxy.__main__ import BESIDES, main, too_old
+from preview_proxy.__main__ import BESIDES, USAGE, main, too_old
 
 VERSIONS = {"a-b": "1.2.3", "old": "0.9", "exact": "2.0.0", "short": "3", "new": "4.1", "pre": "5.0rc1"}
 
@@ -67,7 +67,13 @@ def test_p31_the_doctor_fails_where_something_is_too_old(
 
 
 @pytest.mark.parametrize("arguments", [[], ["cure"], ["doctor", "now"]])
-def test_anything_else_is_told_how(arguments: list[str]) -> None:
-    ran = subprocess.run([sys.executable, "-m", "preview_proxy", *arguments], capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.startswith("usage: preview-proxy doctor")
+def test_anything_else_is_told_how(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["preview-proxy", *arguments])
+    monkeypatch.delitem(sys.modules, "preview_proxy.__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("preview_proxy", run_name="__main__")  # what `python -m preview_proxy` does
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", USAGE)

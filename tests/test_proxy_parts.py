@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preview_proxy import (
     ConfigurationError,
@@ -126,6 +126,20 @@ async def test_our_endpoints_are_answered_here() -> None:
     door = Door()
     path = "/.well-known/preview-proxy/check"
     assert (await call(door.proxy, scope_of(host=HOST, path=path, headers=gate_cookie(door.gate())))).status == 204
+
+
+async def test_p22_who_leaves_as_our_endpoints_answer_is_no_failure_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def gone(message: Message) -> None:
+        raise ConnectionResetError  # by the ASGI spec an OSError
+
+    door = Door()
+    path = "/.well-known/preview-proxy/check"
+    await door.proxy(scope_of(host=HOST, path=path, headers=gate_cookie(door.gate())), receive, gone)
+    assert door.proxy.counters() == {}
+    assert not [record for record in caplog.records if record.name == "preview_proxy"]
 
 
 def sharing(tickets: Tickets | None = None, **options: Any) -> PreviewProxy:

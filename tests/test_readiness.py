@@ -6,11 +6,25 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from preview_proxy import HostPattern, Preview, PreviewProxy, Static, Tickets
+from preview_proxy import (
+    Endpoint,
+    HostPattern,
+    Origin,
+    Preview,
+    PreviewProxy,
+    Provider,
+    Static,
+    Target,
+    Tickets,
+    readiness,
+)
 from preview_proxy.errors import MachineUnavailable, NotFound
+from preview_proxy.providers.cache import TargetCache
 from preview_proxy.providers.static import fixed_target
 from preview_proxy.testing import DevServer
+from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 from tests.servers import listening
+from tests.turns import pass_time
 from tests.world import EMBEDDER, MACHINE, SECRET, world
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +35,7 @@ async def authorize(subject: str, preview: Preview) -> bool:
     return True
 
 
-def proxy_of(provider: Static) -> PreviewProxy:
+def proxy_of(provider: Provider) -> PreviewProxy:
     return PreviewProxy(
         router=HostPattern("{port}-{machine}.preview.localhost", scheme="http"),
         provider=provider,
@@ -78,6 +92,45 @@ async def test_one_that_never_answers_is_given_up() -> None:
         with anyio.fail_after(10), pytest.raises(MachineUnavailable) as caught:
             await proxy.wait_until_ready(PREVIEW, timeout=0.01)
     assert caught.value.__context__ is None
+
+
+async def test_what_it_said_last_is_told_when_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(UpstreamResponse):
+        async def aclose(self) -> None:
+            pass
+
+    class Starting:
+        """Answers once; while it is asked again, the time is up."""
+
+        asked = 0
+
+        async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+            self.asked += 1
+            if self.asked == 2:
+                pass_time(61, monkeypatch)
+                await anyio.sleep_forever()
+            return Busy(503, [], None)
+
+        async def aclose(self) -> None:
+            pass
+
+    monkeypatch.setattr(readiness, "POLL", 0)
+    provider = static(1)
+    with pytest.raises(MachineUnavailable) as caught:
+        await readiness.wait_until_ready(PREVIEW, provider, TargetCache(provider, timeout=5), Starting(), 60)
+    assert (caught.value.code, caught.value.detail) == ("preview_service_not_ready", "it answers 503")
+
+
+async def test_a_preview_without_http_is_not_asked() -> None:
+    """Whether a WebSocket would be taken, nobody knows before there is one."""
+
+    class Sockets:
+        async def resolve(self, preview: Preview) -> Target:
+            return Target("sockets", None, Endpoint(Origin("http", "nowhere.localhost", 1)))
+
+    async with proxy_of(Sockets()) as proxy:
+        with anyio.fail_after(10):
+            await proxy.wait_until_ready(PREVIEW, timeout=5)
 
 
 async def test_what_waiting_does_not_mend_is_told_at_once() -> None:

@@ -105,7 +105,8 @@ class Blaxel:
             self._calls = HttpCalls(
                 JsonApi(api, credentials=(key,), headers=headers, timeout=timeout, transport=transport)
             )
-        elif sdk is not None:
+        else:
+            assert sdk is not None  # noqa: S101 - one of the two was given
             self._calls = SdkCalls(sdk)
 
     async def resolve(self, preview: Preview) -> Target:

@@ -83,7 +83,8 @@ class Daytona:
             bearer = (b"authorization", b"Bearer ", secret_option("api_key", api_key))
             endpoint = api_option(base_url, allow_insecure_loopback)
             self._calls = _HttpCalls(JsonApi(endpoint, credentials=(bearer,), timeout=timeout, transport=transport))
-        elif client is not None:
+        else:
+            assert client is not None  # noqa: S101 - one of the two was given
             self._calls = _SdkCalls(client, timeout)
 
     async def resolve(self, preview: Preview) -> Target:

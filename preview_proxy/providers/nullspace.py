@@ -88,7 +88,8 @@ class Nullspace:
             bearer = (b"authorization", b"Bearer ", secret_option("api_key", api_key))
             api = JsonApi(self._api, credentials=(bearer,), timeout=timeout, transport=transport)
             self._mint = _HttpMint(api, expires_in)
-        elif client is not None:
+        else:
+            assert client is not None  # noqa: S101 - one of the two was given
             self._mint = _SdkMint(client, expires_in, timeout)
 
     async def resolve(self, preview: Preview) -> Target:

@@ -102,13 +102,11 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         if self._uploading is not None:
             self._uploading.cancel()
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
-    def abandon(self, exchange: PooledResponse) -> None:
-        """The reader is done. An unfinished exchange takes its connection along."""
-        if self._exchange is exchange:
-            self.break_off(httpx.ReadError("the response was abandoned"))
+    def abandon(self) -> None:
+        """The reader is done before the exchange is, which takes its connection along."""
+        self.break_off(httpx.ReadError("the response was abandoned"))
 
     def resume(self) -> None:
         if self._paused and self.is_open:
@@ -175,6 +173,7 @@ class Connection(asyncio.Protocol):
             self.break_off(httpx.RemoteProtocolError(what))
 
     def eof_received(self) -> bool:
+        self.is_open = False  # at once: it is reported lost only in the event loop's next turn
         exchange = self._exchange
         if exchange is not None and self._until_eof:
             self._finish(exchange, b"")
@@ -290,11 +289,11 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Keep the connection or close it, once all of the packet that ended the exchange is seen."""
-        if not self._reusable:
-            self.close()
-        elif self.is_open:
+        if self._reusable:
             self.resume()
             self._release(self)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close in good order; what was written still goes out, if the upstream reads it within `CLOSE_TIMEOUT`."""
@@ -342,6 +341,8 @@ class Connection(asyncio.Protocol):
         """The connection is a byte stream from here on, and no longer the pool's."""
         self._exchange = None
         self.deadline = NEVER
+        if self._uploading is not None:  # the rest of the request would be no part of the stream
+            self._uploading.cancel()
         self.upgraded = Upgraded(self._transport, leftover)
         exchange.extensions["network_stream"] = self.upgraded
         exchange.end()

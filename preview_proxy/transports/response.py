@@ -21,7 +21,7 @@ class Source(Protocol):
 
     def arm(self, timeout: float) -> None: ...
     def resume(self) -> None: ...
-    def abandon(self, exchange: PooledResponse) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class PooledResponse(UpstreamResponse):
@@ -95,6 +95,6 @@ class PooledResponse(UpstreamResponse):
 
     async def aclose(self) -> None:
         if self._connection is not None:
-            self._connection.abandon(self)
+            self._connection.abandon()
         elif (stream := self.extensions.get("network_stream")) is not None:  # of a 101: nobody else would close it
             stream.abort()

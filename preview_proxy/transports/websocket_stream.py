@@ -73,7 +73,7 @@ class WebSocketStream:
         self._queued = 0
         self._paused = False
         self._pongs = 0  # sent while the stream was blocked
-        self._waiter: Waiter | None = None
+        self._waiters: list[Waiter] = []  # of those who receive: one, and who was cancelled and has not heard of it
         self._close_sent = False
         self._closed: Closed | None = None
         self._loop = event_loop.running()
@@ -131,8 +131,9 @@ class WebSocketStream:
 
     def _put(self, item: bytes | str | Closed) -> None:
         self._queue.append(item)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _finish(self, closed: Closed) -> None:
         if self._closed is None:
@@ -148,12 +149,12 @@ class WebSocketStream:
         while not self._queue:  # on trio another that was cancelled may still take what both waited for
             if self._closed is not None:
                 return self._closed
-            waiter = self._waiter = self._loop.waiter()
+            waiter = self._loop.waiter()
+            self._waiters.append(waiter)
             try:
                 await waiter
             finally:
-                if self._waiter is waiter:  # else another has begun to wait, after this one was cancelled
-                    self._waiter = None
+                self._waiters.remove(waiter)
         item = self._queue.popleft()
         if not self._queue:
             self._queued = 0

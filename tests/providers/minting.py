@@ -1,10 +1,14 @@
-"""A provider that counts, and a clock that stands still."""
+"""A provider that counts, a clock that stands still, and a store in this process."""
 
 from __future__ import annotations
 
+from itertools import count
+
 import anyio
+import anyio.lowlevel
 
 from preview_proxy.core.models import Endpoint, Origin, Preview, Target
+from preview_proxy.providers.held import Minted
 
 PREVIEW = Preview("mch_1", 3000)
 START = 1_000_000.0
@@ -42,3 +46,40 @@ class Mints:
 
     def close_gate(self) -> None:
         self.gate, self.started = anyio.Event(), anyio.Event()
+
+
+class Store:
+    """`SharedTargets` in this process. `broken` names the methods that fail."""
+
+    def __init__(self) -> None:
+        self.saved: dict[Preview, Minted] = {}
+        self.locks: dict[Preview, str] = {}
+        self.tokens = map(str, count())
+        self.broken: set[str] = set()
+        self.refused = anyio.Event()
+        """Set once somebody did not get a lock."""
+
+    def _check(self, name: str) -> None:
+        if name in self.broken:
+            raise ConnectionError("canary-0123456789")
+
+    async def load(self, preview: Preview) -> Minted | None:
+        self._check("load")
+        return self.saved.get(preview)
+
+    async def save(self, preview: Preview, minted: Minted) -> None:
+        self._check("save")
+        self.saved[preview] = minted
+
+    async def lock(self, preview: Preview, seconds: float) -> str | None:
+        self._check("lock")
+        if preview in self.locks:
+            self.refused.set()
+            return None
+        self.locks[preview] = next(self.tokens)
+        return self.locks[preview]
+
+    async def unlock(self, preview: Preview, token: str) -> None:
+        self._check("unlock")
+        await anyio.lowlevel.checkpoint()
+        assert self.locks.pop(preview) == token

@@ -8,8 +8,8 @@ import pytest
 from preview_proxy.core.models import Preview, Target
 from preview_proxy.errors import MachineUnavailable, NotFound, PreviewProxyError, ProviderError
 from preview_proxy.providers.cache import RENEWAL_PAUSE, TargetCache
-from preview_proxy.providers.held import Holding
-from tests.providers.minting import PREVIEW, START, Clock, Mints
+from preview_proxy.providers.held import Holding, Minted
+from tests.providers.minting import PREVIEW, START, Clock, Mints, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -304,6 +304,43 @@ async def test_targets_are_revoked_at_the_end_if_asked(clock: Clock, caplog: pyt
     assert provider.revoked == ["grant-2", "grant-4"]
     assert "2 of 4 targets were not revoked" in caplog.text
     assert "canary" not in caplog.text
+
+
+async def test_nobody_is_told_where_every_target_was_revoked(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    cache = TargetCache(Revoking(clock), timeout=5, clock=clock)
+    await cache.get(Preview("mch_1", 3000))
+    await cache.aclose(revoke=True)
+    assert [entry.status for entry in cache.inventory()] == ["revoked"]
+    assert not caplog.records
+
+
+async def test_what_another_worker_minted_is_used(mints: Mints, clock: Clock) -> None:
+    store, theirs = Store(), await mints.resolve(PREVIEW)
+    cache = TargetCache(mints, timeout=5, shared=store, clock=clock)
+    await store.save(PREVIEW, Minted(theirs, clock()))
+    assert await target(cache) is theirs
+    clock.now += 899  # past its renewal, before its end
+    assert await target(cache) is theirs
+    await anyio.wait_all_tasks_blocked()
+    assert (await target(cache)).id == "grant-2"
+    assert store.saved[PREVIEW].target.id == "grant-2"
+
+
+class Rotating(Mints):
+    """Replaces a machine's credential when told to."""
+
+    def when_rotated(self, forget: Callable[[str], None]) -> None:
+        self.rotate = forget
+
+
+async def test_a_credential_that_the_provider_replaces_is_used_no_more(clock: Clock) -> None:
+    provider = Rotating(clock)
+    cache = TargetCache(provider, timeout=5, clock=clock)
+    first, other = await target(cache), await target(cache, Preview("mch_2", 3000))
+    provider.rotate(PREVIEW.machine)
+    assert [entry.status for entry in cache.inventory()] == ["ended", "active"]
+    assert (await target(cache)).id != first.id
+    assert await target(cache, Preview("mch_2", 3000)) is other
 
 
 async def test_a_provider_that_cannot_revoke_is_not_asked(cache: TargetCache) -> None:

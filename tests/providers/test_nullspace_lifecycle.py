@@ -10,8 +10,9 @@ from nullspace.client import AsyncNullspaceClient
 
 from preview_proxy import Nullspace, Preview, Target
 from preview_proxy.errors import CODES, MachineUnavailable, NotFound, PreviewProxyError, ProviderError
+from preview_proxy.providers import nullspace_lifecycle
 from preview_proxy.providers.base import SupportsReadiness, SupportsRevoke, SupportsWake
-from preview_proxy.providers.nullspace_lifecycle import _NOT_READY, wait_until_ready, wake
+from preview_proxy.providers.nullspace_lifecycle import _NOT_READY, READINESS_SLICE, wait_until_ready, wake
 from preview_proxy.testing import DevServer, NullspaceEmulator
 
 pytestmark = pytest.mark.anyio
@@ -128,6 +129,19 @@ async def test_an_api_that_is_not_there_is_told() -> None:
 
     for failure in (await wait_until_ready(nowhere, PREVIEW, 5), await wake(nowhere, PREVIEW)):
         assert failure is not None and failure.code == "provider_timeout"
+
+
+async def test_a_port_is_asked_about_until_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    async def ready_soon(method: str, path: str, body: object = None) -> dict[str, object]:
+        asked.append(body)
+        return {"ready": len(asked) == 3}
+
+    monkeypatch.setattr(nullspace_lifecycle, "PAUSE", 0)
+    with anyio.fail_after(5):
+        assert await wait_until_ready(ready_soon, PREVIEW, 60) is None
+    assert asked == [{"kind": "tcp", "timeout_secs": READINESS_SLICE, "interval_ms": 250}] * 3
 
 
 async def test_an_answer_that_says_something_else_is_a_failure() -> None:

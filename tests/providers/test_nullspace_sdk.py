@@ -131,6 +131,20 @@ async def test_the_sdk_sleeping_out_a_429_is_given_up_in_time(
     assert caught.value.code == "provider_timeout"
 
 
+async def test_an_sdk_that_hangs_is_given_up_in_time(
+    nullspace: NullspaceEmulator, client: AsyncNullspaceClient
+) -> None:
+    async def silent(request: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    hanging = provider(with_answer(client, httpx.MockTransport(silent)), nullspace, timeout=0.05)
+    for asking in (hanging.resolve(PREVIEW), hanging.wake(PREVIEW)):
+        with anyio.fail_after(5), pytest.raises(ProviderError) as caught:
+            await asking
+        assert caught.value.code == "provider_timeout" and caught.value.__context__ is None
+
+
 async def test_the_client_stays_open_for_its_owner(nullspace: NullspaceEmulator, client: AsyncNullspaceClient) -> None:
     first = provider(client, nullspace)
     await first.aclose()

@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from preview_proxy import Preview, Target
+from preview_proxy import Target
 from preview_proxy.errors import NotFound, PreviewProxyError, ProviderError
 from preview_proxy.providers.cache import TargetCache
-from preview_proxy.providers.held import Minted
-from tests.providers.minting import PREVIEW, Clock, Mints
+from tests.providers.minting import PREVIEW, Clock, Mints, Store
 from tests.providers.test_cache import target
 
 pytestmark = pytest.mark.anyio
-
-
-class Store:
-    """`SharedTargets` in this process. `broken` names the methods that fail."""
-
-    def __init__(self) -> None:
-        self.saved: dict[Preview, Minted] = {}
-        self.locks: dict[Preview, str] = {}
-        self.tokens = map(str, count())
-        self.broken: set[str] = set()
-        self.refused = anyio.Event()
-        """Set once somebody did not get a lock."""
-
-    def _check(self, name: str) -> None:
-        if name in self.broken:
-            raise ConnectionError("canary-0123456789")
-
-    async def load(self, preview: Preview) -> Minted | None:
-        self._check("load")
-        return self.saved.get(preview)
-
-    async def save(self, preview: Preview, minted: Minted) -> None:
-        self._check("save")
-        self.saved[preview] = minted
-
-    async def lock(self, preview: Preview, seconds: float) -> str | None:
-        self._check("lock")
-        if preview in self.locks:
-            self.refused.set()
-            return None
-        self.locks[preview] = next(self.tokens)
-        return self.locks[preview]
-
-    async def unlock(self, preview: Preview, token: str) -> None:
-        self._check("unlock")
-        await anyio.lowlevel.checkpoint()
-        assert self.locks.pop(preview) == token
 
 
 @pytest.fixture

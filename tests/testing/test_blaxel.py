@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from websockets.asyncio.client import connect
@@ -104,6 +105,21 @@ async def test_what_is_not_http_passes_as_it_is(
     preview = blaxel.add_preview("my-sandbox", "open", 3000, public=True)
     with pytest.raises(httpx.RemoteProtocolError):
         await edge(blaxel, http, preview, "/raw")
+
+
+async def test_what_came_of_a_head_passes_though_it_breaks_off(blaxel: BlaxelEmulator, dev: DevServer) -> None:
+    """The edge holds a head, to add fields to it, until it is whole."""
+
+    @dev.route("/half")
+    async def half(request: Request, response: Response) -> None:
+        await response.raw(b"HTTP/1.1 200 OK\r\nX-Ha")
+        response.close()
+
+    preview = blaxel.add_preview("my-sandbox", "open", 3000, public=True)
+    with anyio.fail_after(5):
+        async with await anyio.connect_tcp("127.0.0.1", blaxel.edge_port) as stream:
+            await stream.send(f"GET /half HTTP/1.1\r\nHost: {preview.id}.{blaxel.edge_domain}\r\n\r\n".encode())
+            assert b"".join([chunk async for chunk in stream]) == b"HTTP/1.1 200 OK\r\nX-Ha"
 
 
 async def test_a_socket_is_dropped_at_its_age(dev: DevServer) -> None:

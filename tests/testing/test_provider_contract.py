@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from examples.own_provider import Acorn
-from preview_proxy import Endpoint, Preview, PreviewProxyError, Provider, Secret, Target
+from preview_proxy import Endpoint, Origin, Preview, PreviewProxyError, Provider, Secret, Target
 from preview_proxy.core.models import RawHeaders
 from preview_proxy.errors import NotFound, ProviderError
 from preview_proxy.testing import EdgeFailure, ProviderContract
@@ -347,6 +347,24 @@ async def test_a_breach_is_found(kind: Callable[..., Provider], test: str) -> No
 async def test_a_breach_that_raises_is_seen(kind: Callable[..., Provider], test: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         await getattr(contract(kind), test)()
+
+
+class Plain:
+    """A provider that can do no more than it must, and calls no API."""
+
+    async def resolve(self, preview: Preview) -> Target:
+        origin = Origin("https", "s1.acorn.example", 443)
+        return Target("s1", Endpoint(origin, credentials=((b"x-token", Secret(TOKEN)),)), None)
+
+
+TESTS = [name for name in dir(ProviderContract) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("name", TESTS)
+async def test_a_provider_is_not_asked_for_what_it_need_not_do(name: str) -> None:
+    plain = contract(lambda *_, **__: Plain(), unknown=None, closed_ports=(), edge_failures=())
+    with anyio.fail_after(10):
+        await getattr(plain, name)()
 
 
 async def test_a_provider_that_never_gives_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]
     return asked
 
 
-async def connected(port: int, *, private: bool) -> Any:
-    origin = Origin("http", "up.example", port)
+async def connected(port: int, *, private: bool, host: str = "up.example") -> Any:
+    origin = Origin("http", host, port)
     transport = await dial(asyncio.get_running_loop(), asyncio.Protocol(), origin, None, private=private)
     transport.close()
     return transport.get_extra_info("peername")[0]
@@ -55,6 +55,14 @@ async def test_p10_a_name_that_leads_into_a_private_network_is_not_dialled(
     with pytest.raises(OSError, match="no address that may be dialled"):
         await connected(dev.port, private=False)
     assert dev.open_connections == 0
+
+
+async def test_p10_localhost_is_this_computer_whatever_a_resolver_would_say(
+    dev: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = resolving(monkeypatch, ["203.0.113.1"])
+    assert await connected(dev.port, private=False, host="up.localhost") == "127.0.0.1"
+    assert asked == []
 
 
 async def test_p10_machines_of_ones_own_may_be_in_one(dev: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:

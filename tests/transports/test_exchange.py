@@ -18,7 +18,7 @@ from preview_proxy.core.plan import Route, compile_rules
 from preview_proxy.core.secret import Secret
 from preview_proxy.errors import CODES, CredentialRejected, NotFound, PreviewProxyError
 from preview_proxy.testing import DevServer, Request, Response
-from preview_proxy.transports.exchange import EXPLANATION_BYTES, Upstream, explanation, translate
+from preview_proxy.transports.exchange import EXPLANATION_BYTES, Upstream, cut_short, explanation, translate
 from preview_proxy.transports.foreign import ForeignTransport
 from preview_proxy.transports.pool import UpstreamPool
 from preview_proxy.transports.relay_http import Aborted, relay_http
@@ -87,6 +87,22 @@ def test_a_subclass_that_nobody_knows_takes_its_parents_row() -> None:
 def test_our_own_errors_come_through() -> None:
     ours = NotFound()
     assert translate(ours) is ours
+
+
+@pytest.mark.parametrize(
+    ("cut", "code"),
+    [
+        ("drained", "shutting_down"),
+        ("revoked", "access_ended"),
+        ("signed_out", "not_signed_in"),
+        ("unchecked", "check_failed"),
+        ("left", None),
+        (None, None),
+    ],
+)
+def test_w10_what_cuts_a_relay_short_is_told_to_who_is_still_there(cut: str | None, code: str | None) -> None:
+    told = cut_short(cut)
+    assert (told and told.code) == code
 
 
 # --- reading what the edge says ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from preview_proxy import Limits
 from preview_proxy.core.models import Endpoint, Origin, Outbound, RawHeaders
 from preview_proxy.core.secret import Secret
+from preview_proxy.errors import BadRequest
 from preview_proxy.transports import foreign
 from preview_proxy.transports.foreign import ForeignTransport
 from preview_proxy.transports.request import NO_BODY, UpstreamRequest, UpstreamResponse
@@ -150,6 +151,38 @@ async def test_v01_an_upload_may_take_longer_than_the_head() -> None:
     assert (await ask(Inner(reads), request(body=Slow()))).status_code == 200
 
 
+async def test_v11_a_visitor_who_stops_in_the_body_is_the_one_who_is_told() -> None:
+    async def reads(asked: httpx.Request) -> httpx.Response:
+        assert isinstance(asked.stream, httpx.AsyncByteStream)
+        async for _ in asked.stream:
+            pass
+        raise AssertionError
+
+    with pytest.raises(BadRequest) as caught:
+        await ask(Inner(reads), request(body=Parts(b"x", None)))
+    assert caught.value.code == "body_timeout"
+
+
+async def test_who_leaves_before_the_head_takes_the_request_along() -> None:
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def never(asked: httpx.Request) -> httpx.Response:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    asking = asyncio.create_task(ForeignTransport(Inner(never), Limits()).send(request()))
+    with anyio.fail_after(5):
+        await begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert ended.is_set()
+
+
 async def test_what_the_transport_raises_comes_through() -> None:
     async def fails(asked: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("x")
@@ -215,6 +248,46 @@ async def test_closing_a_response_never_hangs_and_never_raises(monkeypatch: pyte
             cancelled.cancel()
             await response.aclose()
         assert stream.closed
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError("x"), httpx.NetworkError), (httpx.ReadError("x"), httpx.ReadError)]
+)
+async def test_what_breaks_off_the_body_is_an_error_of_httpxs(error: Exception, kind: type[Exception]) -> None:
+    class Breaks(Parts):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"a"
+            raise error
+
+    async def answer(asked: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Breaks())
+
+    response = await ask(Inner(answer), request())
+    assert await response.read_chunk() == b"a"
+    with pytest.raises(kind):
+        await response.read_chunk()
+
+
+async def test_closing_a_response_ends_the_reading_of_it() -> None:
+    ended = anyio.Event()
+
+    class Read(Parts):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            try:
+                yield b"a"
+                yield b"b"
+            finally:
+                ended.set()
+
+    async def answer(asked: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=stream)
+
+    stream = Read()
+    response = await ask(Inner(answer), request())
+    assert await response.read_chunk() == b"a"
+    await response.aclose()
+    assert ended.is_set()
+    assert stream.closed
 
 
 async def test_closing_closes_the_transport() -> None:

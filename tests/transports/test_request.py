@@ -117,17 +117,18 @@ async def test_no_body_has_no_parts() -> None:
     assert [part async for part in NO_BODY] == []
 
 
-async def test_a_response_gives_first_what_was_read_in_advance() -> None:
+@pytest.mark.parametrize("unread", [b"ab", b""])
+async def test_a_response_gives_first_what_was_read_in_advance(unread: bytes) -> None:
     class Response(UpstreamResponse):
         async def read_chunk(self) -> bytes | None:
             return parts.pop(0) if parts else None
 
     parts = [b"c", b"d"]
     response = Response(200, [(b"x-own", b"1")], None)
-    response.unread = b"ab"
+    response.unread = unread
     assert response.stream is response
     assert response.headers["x-own"] == "1"
-    assert [chunk async for chunk in response] == [b"ab", b"c", b"d"]
+    assert [chunk async for chunk in response] == [*filter(None, [unread]), b"c", b"d"]
 
 
 async def test_a_bare_response_is_nobodys() -> None:

@@ -17,6 +17,7 @@ from preview_proxy.transports.websocket_stream import (
     Closed,
     WebSocketStream,
 )
+from tests.turns import turns
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +128,25 @@ async def test_a_receiver_that_is_cancelled_leaves_the_next_one_alone(wire: Wire
     first.cancel()  # it hears of that only after the next has begun to wait
     asyncio.get_running_loop().call_later(0.01, wire.say, frame(TEXT, b"next"))
     assert await received(socket) == "next"
+
+
+async def test_a_receiver_that_was_forestalled_leaves_the_next_one_alone(wire: Wire, socket: WebSocketStream) -> None:
+    """On trio so does one that was cancelled, as what it waits for came before that."""
+    first = asyncio.create_task(socket.receive())
+    await turns()
+    wire.say(frame(TEXT, b"one"))
+    assert await received(socket) == "one"  # before the first, which was woken, has run
+
+    async def later() -> None:
+        await turns()  # the first waits anew
+        first.cancel()
+        await turns()
+        wire.say(frame(TEXT, b"two"))
+
+    saying = asyncio.create_task(later())
+    assert await received(socket) == "two"
+    await saying
+    assert first.cancelled()
 
 
 async def test_fragments_are_one_message_with_pings_between_them(wire: Wire, socket: WebSocketStream) -> None:

@@ -1,0 +1,20 @@
+"""The event loop's turns and its clock, as a test needs them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+
+async def turns(number: int = 5) -> None:
+    """Let everything happen that waits for nothing."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def pass_time(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once it is that much later for asyncio's event loop, and stays so."""
+    loop = asyncio.get_running_loop()
+    later = loop.time() + seconds
+    monkeypatch.setattr(loop, "time", lambda: later)
