@@ -115,7 +115,7 @@ class Relaying:
 
     async def _begin(self, relay: Coroutine[Any, Any, None]) -> None:
         self.task = asyncio.create_task(relay)
-        await turns(10)
+        await turns()
 
     def _inbound(self, kind: Literal["http", "websocket"], method: str, has_body: bool, length: int | None) -> Inbound:
         framing: RawHeaders = ((b"content-length", b"%d" % length),) if length is not None else ()

@@ -257,6 +257,7 @@ async def test_a_socket_is_closed_before_its_greatest_age(
     pass_time(900 * FULL_AGE, monkeypatch)
     await turns()
     assert heard(r) == [closing(1012, "reconnect")]
+    r.visitor.say("websocket.disconnect", code=1012)
     wires[0].say(frame(TEXT, b"too late") + frame(CLOSE, (1012).to_bytes(2)))
     await r.task
     assert len(heard(r)) == 1
