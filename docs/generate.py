@@ -165,8 +165,8 @@ def servers_page() -> str:
         "granian has to run the app in tasks of asyncio, as it does unless `--task-impl rust` is given: access is "
         "taken back and visitors' leaving is obeyed by cancelling tasks.",
         "## trio",
-        "The relay's tests run on hypercorn with trio's event loop (`hypercorn -k trio`). The proxy's own connection pool "
-        "needs asyncio, so give it `PreviewProxy(transport=httpx.AsyncHTTPTransport(trust_env=False))`: without, it "
+        "The relay's tests run on hypercorn with trio's event loop (`hypercorn -k trio`). The proxy's own connection "
+        "pool needs asyncio, so give it `PreviewProxy(transport=httpx.AsyncHTTPTransport(trust_env=False))`: without, it "
         "refuses to start. Early hints and trailers of upstream's end there, and a request costs many times as much. "
         "`RedisState` needs asyncio too.",
         "## Fronts",
