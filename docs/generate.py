@@ -166,9 +166,9 @@ def servers_page() -> str:
         "taken back and visitors' leaving is obeyed by cancelling tasks.",
         "## trio",
         "The relay's tests run on hypercorn with trio's event loop (`hypercorn -k trio`). The proxy's own connection "
-        "pool needs asyncio, so give it `PreviewProxy(transport=httpx.AsyncHTTPTransport(trust_env=False))`: without, it "
-        "refuses to start. Early hints and trailers of upstream's end there, and a request costs many times as much. "
-        "`RedisState` needs asyncio too.",
+        "pool needs asyncio, so give it `PreviewProxy(transport=httpx.AsyncHTTPTransport(trust_env=False))`: without, "
+        "it refuses to start. Early hints and trailers of upstream's end there, and a request costs many times as "
+        "much. `RedisState` needs asyncio too.",
         "## Fronts",
         "A front that passes `Upgrade: h2c` on would hand its visitors a connection that it no longer looks into. "
         "[The file for nginx](../how-to/behind-a-load-balancer.md#nginx) drops it.",
