@@ -138,7 +138,8 @@ class _Visit:
         if not answer.status_code:
             return 0, self.informed
         body = b"".join(answer._chunks)
-        return answer.status_code, answer.raw_headers, body, answer.trailers, answer.is_whole, self.informed
+        trailers = answer.trailers if answer.is_whole else []  # nobody asks for those of a body that broke off
+        return answer.status_code, answer.raw_headers, body, trailers, answer.is_whole, self.informed
 
 
 def _as_h11_reads_it(method: str, data: bytes) -> tuple[int, bytes] | None:
