@@ -131,6 +131,8 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if self._exchange is None:  # a second response: nobody has asked for it, and nobody would close it
+                return self._drop()
             return self._upgrade(exchange, data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             return self._violation(type(error).__name__)

@@ -354,3 +354,11 @@ async def test_p17_an_answer_that_is_over_takes_no_connection_along(ours: Ours) 
     await first.aclose()
     ours.wire.say(OK)
     assert await whole(second) == b"ok"
+
+
+async def test_v12_an_upgrade_behind_a_whole_response_is_nobodys(ours: Ours) -> None:
+    response = ours.send(asks())
+    ours.wire.say(OK + UPGRADE)
+    assert response.is_whole and "network_stream" not in response.extensions
+    assert ours.wire.is_aborted and not ours.connection.is_open
+    assert ours.released == []
