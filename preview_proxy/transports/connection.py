@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         if version not in ("1.1", "1.0") or status < 101 or (status == 101 and not self._parser.should_upgrade()):
             raise ValueError("another version, a status of two digits, or an upgrade to nothing")
         self._reusable = not close
-        if exchange.method == "HEAD" or status in (204, 304):
+        if status in (204, 304) or (exchange.method == "HEAD" and status != 101):
             self._finish(exchange, b"")
         elif length >= 0:
             self._remaining = length

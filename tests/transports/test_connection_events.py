@@ -362,3 +362,11 @@ async def test_v12_an_upgrade_behind_a_whole_response_is_nobodys(ours: Ours) -> 
     assert response.is_whole and "network_stream" not in response.extensions
     assert ours.wire.is_aborted and not ours.connection.is_open
     assert ours.released == []
+
+
+async def test_a_101_to_a_head_is_an_upgrade_too_and_is_closed_by_who_got_it(ours: Ours) -> None:
+    response = ours.send(asks("HEAD"))
+    ours.wire.say(UPGRADE + b"\x81\x00")
+    assert response.status_code == 101 and ours.connection.upgraded is not None
+    await response.aclose()
+    assert ours.wire.is_aborted
