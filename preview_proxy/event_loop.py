@@ -87,6 +87,7 @@ def running() -> EventLoop:
         return _ASYNCIO
     if sys.modules.get("trio") is None:  # it is no dependency, and it does not run where nobody has imported it
         raise RuntimeError("no event loop runs here")
+    # by its name: it is written in the terms of this module, and needs trio
     return importlib.import_module("preview_proxy.event_loop_trio").Trio()  # type: ignore[no-any-return]
 
 

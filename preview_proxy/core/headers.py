@@ -233,7 +233,7 @@ def may_be_page(content_type: bytes) -> bool:
     return not folded.startswith(_INERT) or b"xml" in folded or b"," in folded
 
 
-def check_controls(values: bytes, code: str) -> None:
-    """Raise `Rejected(code)` if values in a row hold a control character, which some parser takes for a line's end."""
-    if values.translate(_CHANGES_CONTROLS) != values:
+def check_controls(fields: bytes, code: str) -> None:
+    """Raise `Rejected(code)` if fields in a row hold a control character, which some parser takes for a line's end."""
+    if fields.translate(_CHANGES_CONTROLS) != fields:
         raise Rejected(code, "a header value has a control character")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import anyio
 import httpx
@@ -24,6 +24,7 @@ from preview_proxy.errors import (
     UpstreamProtocol,
     UpstreamTimeout,
 )
+from preview_proxy.live import Cut, Kind
 from preview_proxy.transports.request import UpstreamRequest, UpstreamResponse
 
 logger = logging.getLogger("preview_proxy")
@@ -76,9 +77,6 @@ class Lease(Explains, Protocol):
         ...
 
 
-Cut = Literal["left", "drained", "revoked", "signed_out", "unchecked"]
-
-
 class UnderWay(Protocol):
     """The relay that an operation is part of."""
 
@@ -93,7 +91,7 @@ class Run(Protocol):
 
     async def __call__(
         self,
-        kind: Literal["http", "websocket"],
+        kind: Kind,
         operation: Callable[[UnderWay], Awaitable[None]],
         receive: Receive | None,
         uploaded: anyio.Event | None = None,
